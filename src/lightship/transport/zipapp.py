@@ -1,0 +1,114 @@
+"""The agent as one file: a zip application of ``lightship_agent``, the same bytes for the same source.
+
+Beside each module lies its byte code for the running Python, so that an agent of the same version starts without
+compiling; another version's import finds that the code is not for it and takes the source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import os
+import stat
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightship.errors import LightshipError
+
+__all__ = ["agent_bytes", "agent_file", "agent_hash"]
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_MAIN = b"import sys\nfrom lightship_agent.__main__ import main\n\nsys.exit(main())\n"
+
+
+def _package() -> Path:
+    spec = importlib.util.find_spec("lightship_agent")
+    if spec is None or not spec.submodule_search_locations:
+        raise LightshipError("the package lightship_agent is not installed")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _sources(package: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc":
+            yield f"lightship_agent/{path.relative_to(package).as_posix()}", path.read_bytes()
+
+
+def _files() -> list[tuple[str, bytes]]:
+    return [("__main__.py", _MAIN), *_sources(_package())]
+
+
+def agent_hash(files: list[tuple[str, bytes]] | None = None) -> str:
+    """The name of the agent's content: changes with any of its files, and with this Python's byte code."""
+    digest = hashlib.sha256(sys.implementation.cache_tag.encode() if sys.implementation.cache_tag else b"")
+    digest.update(importlib.util.MAGIC_NUMBER)
+    for name, data in files or _files():
+        digest.update(f"\0{name}\0{len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()[:24]
+
+
+def agent_bytes(files: list[tuple[str, bytes]] | None = None) -> bytes:
+    """The zip application. The same source gives the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files or _files():
+            _add(archive, name, data)
+            if name.endswith(".py") and not name.startswith("lightship_agent/boot/"):
+                _add(archive, f"{name}c", _compiled(name, data))
+    return buffer.getvalue()
+
+
+def _compiled(name: str, data: bytes) -> bytes:
+    """Byte code that is never held against its source (PEP 552), so that no time of a file matters."""
+    import marshal  # noqa: PLC0415 - only when the file is made anew
+
+    code = compile(data, f"agent/{name}", "exec", dont_inherit=True)
+    flags = (0b01).to_bytes(4, "little")
+    return importlib.util.MAGIC_NUMBER + flags + importlib.util.source_hash(data) + marshal.dumps(code)
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.external_attr = 0o644 << 16
+    archive.writestr(info, data)
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    return root / "lightship"
+
+
+def agent_file(cache: Path | None = None) -> Path:
+    """The zip application as a file in the user's cache, made when it is not there."""
+    files = _files()
+    directory = cache or _cache()
+    path = directory / f"agent-{agent_hash(files)}.pyz"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _must_be_ours(directory)
+        if path.is_file() and not path.is_symlink():
+            return path
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".agent-", delete=False) as file:
+            file.write(agent_bytes(files))
+        Path(file.name).rename(path)
+    except OSError as error:
+        raise LightshipError(
+            f"cannot keep the agent in {directory}: {error}", hint="set XDG_CACHE_HOME to a directory you can write to"
+        ) from error
+    return path
+
+
+def _must_be_ours(directory: Path) -> None:
+    """What lies there is run, often as root: nobody else may be able to write it."""
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise LightshipError(
+            f"{directory} is not a directory that only you can write to",
+            hint=f"run: chmod 700 {directory}, or set XDG_CACHE_HOME to a directory of your own",
+        )
