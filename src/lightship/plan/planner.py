@@ -1,0 +1,180 @@
+"""Facts and the desired state to a plan. Pure: no input, no output, no clock.
+
+A plan's kind follows from what differs. The image's inputs or the container's settings: a container deploy; code as
+well: a full deploy (container, then code); code alone: a code deploy; nothing: nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from lightship.model import Change, Desired, Facts, Kind, Plan, Step, short
+
+__all__ = ["PlannedService", "make_plan", "make_rollback_plan"]
+
+_SHOWN = 3
+Override = Literal["code", "container", "full"]
+
+
+class PlannedService(Protocol):
+    """What a plan needs to know of a service's configuration."""
+
+    @property
+    def builds_image(self) -> bool:
+        """Whether the image is built from a Dockerfile of the repository (or else pulled)."""
+
+    @property
+    def image_name(self) -> str:
+        """The image's name, as far as it is known before it is made."""
+
+    @property
+    def check_names(self) -> Sequence[str]:
+        """The configured checks."""
+
+    @property
+    def reload(self) -> str:
+        """The reload way: swap, touch or chain."""
+
+
+def make_plan(
+    service: PlannedService,
+    facts: Facts,
+    change: Change,
+    desired: Desired,
+    kind_override: Override | None = None,
+    *,
+    retry: bool = False,
+) -> Plan:
+    """The plan for one server. ``kind_override`` is the user's ``--kind``; ``retry`` lets a failed release in again."""
+    container = _container_reasons(facts, change, desired)
+    code = _code_reasons(facts, change)
+    kind: Kind
+    why: tuple[str, ...]
+    if kind_override is not None:
+        kind = kind_override
+        why = (f"asked for with --kind {kind_override}", *container, *code)
+    elif container:
+        kind = "full" if facts.container is None or change.code_changed else "container"
+        why = (*container, *code)
+    else:
+        kind = "code" if code else "nothing"
+        why = code or (f"{short(change.commit)} is live already",)
+    return Plan(
+        kind=kind,
+        commit=change.commit,
+        why=why,
+        steps=_steps(service, facts, change, kind),
+        change=change,
+        blocked="" if retry or kind == "nothing" else _blocked(facts, change.commit),
+    )
+
+
+def make_rollback_plan(service: PlannedService, facts: Facts, commit: str) -> Plan:
+    """The plan to go back to a release that the server has: a code deploy without the fetch."""
+    release = facts.release(commit)
+    change = Change(
+        commit=commit,
+        subject=release.subject if release else "",
+        live=facts.current,
+        ahead=False,
+    )
+    live = facts.current == commit and set(facts.loaded) <= {commit} and _running(facts)
+    if live:
+        return Plan("nothing", commit, (f"{short(commit)} is live already",), (), change)
+    why = (f"back from {short(facts.current)} to {short(commit)}",)
+    return Plan("code", commit, why, _code_steps(service, facts, commit), change)
+
+
+def _running(facts: Facts) -> bool:
+    return facts.container is not None and facts.container.running
+
+
+def _container_reasons(facts: Facts, change: Change, desired: Desired) -> tuple[str, ...]:
+    if facts.container is None:
+        return ("the first deploy: no container here yet",)
+    reasons: list[str] = []
+    if facts.container.fingerprint != desired.fingerprint:
+        files = change.infra_changed
+        reasons.append(f"{_some(files)} changed" if files else "the image was made from other files")
+    if change.env_changed:
+        reasons.append("environment or secrets changed")
+    elif facts.container.settings != desired.settings:
+        reasons.append("settings of the container changed")
+    return tuple(reasons)
+
+
+def _code_reasons(facts: Facts, change: Change) -> tuple[str, ...]:
+    if facts.current is None:
+        return ()
+    if facts.current != change.commit:
+        if not change.files_count and not change.files:
+            return (f"{short(change.commit)} is to be live, with the same files as {short(facts.current)}",)
+        count = change.files_count or len(change.files)
+        return (f"{count} file{'s' if count != 1 else ''} changed ({_some([one.path for one in change.files])})",)
+    if facts.container is not None and not facts.container.running:
+        return (f"the container {facts.container.name} does not run ({facts.container.status or 'stopped'})",)
+    others = [commit for commit in facts.loaded if commit != change.commit]
+    if others:
+        return (f"workers run {', '.join(short(one) for one in others)} and not {short(change.commit)}",)
+    return ()
+
+
+def _some(names: Sequence[str]) -> str:
+    if len(names) > _SHOWN:
+        return f"{', '.join(names[:_SHOWN])} and {len(names) - _SHOWN} more"
+    return ", ".join(names)
+
+
+def _blocked(facts: Facts, commit: str) -> str:
+    release = facts.release(commit)
+    if release is None or release.state != "failed":
+        return ""
+    return f"{short(commit)} failed before" + (f": {release.why}" if release.why else "")
+
+
+def _steps(service: PlannedService, facts: Facts, change: Change, kind: Kind) -> tuple[Step, ...]:
+    if kind == "nothing":
+        return ()
+    if kind == "code":
+        return _code_steps(service, facts, change.commit)
+    commit = short(change.commit)
+    image = (
+        Step("build", "build the image", f"{service.image_name}; nothing is built when it is there already")
+        if service.builds_image
+        else Step("pull", "pull the image", service.image_name)
+    )
+    steps = [image, Step("tree", f"lay out the release {commit}")]
+    steps += [Step("check", f"check: {name}", "in the new image") for name in service.check_names]
+    steps.append(Step("try", f"try {commit} in the new image", "in a container that nobody can reach"))
+    if facts.container is not None:
+        steps.append(Step("stop", f"stop the container {facts.container.name}", "kept until the new one is healthy"))
+    steps += [
+        Step("start", f"start the new container on {commit}"),
+        Step("verify", "see that every worker runs it", "and that the health path answers"),
+        Step("commit", "write it down as stable", "and remove releases that are no longer kept"),
+    ]
+    return tuple(steps)
+
+
+def _code_steps(service: PlannedService, facts: Facts, commit: str) -> tuple[Step, ...]:
+    name = short(commit)
+    steps = [] if _running(facts) else [Step("start", "start the container")]
+    steps.append(Step("tree", f"lay out the release {name}"))
+    steps += [Step("check", f"check: {check}") for check in service.check_names]
+    if service.reload == "swap":
+        steps += [
+            Step("boot", f"boot {name} in the idle slot", "beside the one that serves"),
+            Step("flip", f"point current at {name}", "one rename: its workers begin to accept"),
+        ]
+    else:
+        steps += [
+            Step("boot", f"import {name} in a candidate process"),
+            Step("flip", f"point current at {name}"),
+            Step("reload", f"reload the workers ({service.reload})"),
+        ]
+    steps += [
+        Step("verify", "see that every worker runs it", "and that the health path answers"),
+        Step("commit", "write it down as stable", "and remove releases that are no longer kept"),
+    ]
+    return tuple(steps)
