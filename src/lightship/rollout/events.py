@@ -1,0 +1,87 @@
+"""What a rollout says while it works. Whoever shows or stores it gets these, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lightship.model import Plan
+
+__all__ = [
+    "Emit",
+    "Event",
+    "LogLine",
+    "Note",
+    "PhaseStarted",
+    "PlanMade",
+    "StepDone",
+    "StepFailed",
+    "StepStarted",
+]
+
+Phase = Literal["prepare", "activate", "verify", "commit", "revert"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened; ``server`` is empty when it concerns all."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Event):
+    """Something to tell, in words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanMade(Event):
+    """The plan for a server is known."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted(Event):
+    """All servers of the rollout enter a phase."""
+
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted(Event):
+    """A server began a step."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone(Event):
+    """A server finished a step."""
+
+    step: str
+    seconds: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed(Event):
+    """A step failed on a server."""
+
+    step: str
+    seconds: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine(Event):
+    """Output of something that a step ran: a build, a check, a migration, a command."""
+
+    stream: str
+    text: str
+
+
+Emit = Callable[[Event], None]

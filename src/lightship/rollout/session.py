@@ -1,0 +1,123 @@
+"""One server in a rollout: the conversation with its agent, and what has happened there so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+from lightship.errors import TransportError
+from lightship.model import Facts, StepTiming, Worker
+from lightship.rollout.events import Emit, LogLine, StepDone, StepFailed, StepStarted
+from lightship.transport.base import Transport
+from lightship.transport.conversation import PROTOCOL, Conversation
+
+__all__ = ["Hello", "Session"]
+
+
+class Hello:
+    """The words that open each conversation of a command."""
+
+    def __init__(
+        self, *, service: str, root: str, container: str, who: str, why: str, lock: bool, wait: float = 0.0
+    ) -> None:
+        self._words: dict[str, Any] = {
+            "protocol": PROTOCOL,
+            "service": service,
+            "root": root,
+            "container": container,
+            "who": who,
+            "why": why,
+            "lock": lock,
+            "wait": wait,
+        }
+
+    def words(self, **changes: Any) -> dict[str, Any]:
+        """The arguments of ``hello``, with some of them changed."""
+        return {**self._words, **changes}
+
+
+class Session:
+    """The conversation with one server's agent, kept with its facts and the time each step took."""
+
+    def __init__(self, transport: Transport, hello: Hello, emit: Emit) -> None:
+        self.server = transport.server
+        self.facts = Facts(hostname="")
+        self.recovered: Mapping[str, Any] | None = None
+        self.timings: list[StepTiming] = []
+        self.workers: tuple[Worker, ...] = ()
+        self._transport = transport
+        self._hello = hello
+        self._emit = emit
+        self._conversation: Conversation | None = None
+
+    async def open(self, **changes: Any) -> Self:
+        """Start the agent and say hello; afterwards ``facts`` is what was found."""
+        self._conversation = await Conversation.open(self._transport)
+        try:
+            words = self._hello.words(**changes)
+            answer = await self.call("hello", words, timeout=60.0 + float(words["wait"]))
+            self.facts = Facts.from_json(answer.get("facts"))
+            recovered = answer.get("recovered")
+            self.recovered = recovered if isinstance(recovered, dict) else None
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def reopen(self) -> Self:
+        """After a lost connection: ask again what the server runs. The old agent may need a while to finish."""
+        await self.close()
+        return await self.open(lock=True, wait=120.0)
+
+    async def call(self, op: str, args: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Any:
+        """Ask the agent; its events become the rollout's."""
+        if self._conversation is None:
+            raise TransportError(f"there is no conversation with {self.server}")
+        return await self._conversation.call(op, args, on_event=self._on_event, timeout=timeout)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is lost."""
+        return self._conversation is None or self._conversation.broken
+
+    async def timed(self, step: str, op: str, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Ask for an operation that is a step by itself when the agent names no steps within it."""
+        before = len(self.timings)
+        started = time.perf_counter()
+        result: dict[str, Any] = await self.call(op, args)
+        if len(self.timings) == before:
+            seconds = time.perf_counter() - started
+            self.timings.append(StepTiming(step, seconds))
+            self._emit(StepDone(self.server, step, seconds))
+        return result
+
+    async def bye(self) -> None:
+        """End a conversation in which all is said."""
+        if self._conversation is not None:
+            await self._conversation.bye()
+
+    async def close(self, patience: float = 30.0) -> None:
+        """End the conversation as it stands: before the flip the agent undoes, after it the agent finishes."""
+        if self._conversation is not None:
+            await self._conversation.close(patience)
+
+    def _on_event(self, message: Mapping[str, Any]) -> None:
+        if message.get("event") == "log":
+            self._emit(LogLine(self.server, str(message.get("stream", "stdout")), str(message.get("text", ""))))
+            return
+        if message.get("event") != "step":
+            return
+        step, state = str(message.get("step", "step")), message.get("state")
+        given = message.get("seconds")
+        seconds = float(given) if isinstance(given, (int, float)) else 0.0
+        detail = message.get("detail")
+        detail = detail if isinstance(detail, Mapping) else {}
+        if state == "start":
+            self._emit(StepStarted(self.server, step))
+        elif state == "done":
+            self.timings.append(StepTiming(step, seconds))
+            self._emit(StepDone(self.server, step, seconds, detail))
+        elif state == "failed":
+            self.timings.append(StepTiming(step, seconds))
+            self._emit(StepFailed(self.server, step, seconds, detail))
