@@ -1,0 +1,140 @@
+"""The git remote, asked once: which commit is this ref? One ``git ls-remote``, no clone.
+
+A ref reaches git only past the allow-list of ``config.rules`` and spelled out in full (``refs/heads/...``), so that it
+can be neither an option nor a pattern; a repository only past its own check and after ``--``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from lightship.config.rules import REF, RuleError
+from lightship.errors import RefusedError, UsageError
+
+__all__ = ["Resolved", "git_environment", "is_commit", "ls_remote_command", "parse_ls_remote", "resolve"]
+
+#: Transports that run no program of the URL's choosing.
+ALLOWED_PROTOCOLS = "file:git:http:https:ssh"
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_MOST = 1024 * 1024
+# The password of a URL is not for the eyes of whoever reads an error.
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+_LOCATION = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_NAMESPACE")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A ref and the commit it named when it was asked for."""
+
+    ref: str
+    commit: str
+    kind: Literal["branch", "tag", "commit"]
+
+
+def is_commit(text: str) -> bool:
+    """Whether the text is a full commit id."""
+    return _COMMIT.fullmatch(text) is not None
+
+
+def git_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for git: asks nobody for a password, runs no foreign transport, answers in English."""
+    kept = {name: value for name, value in environment.items() if name not in _LOCATION}
+    kept.update(GIT_TERMINAL_PROMPT="0", GIT_ALLOW_PROTOCOL=ALLOWED_PROTOCOLS, LC_ALL="C", GIT_ASKPASS="true")
+    kept.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+    return kept
+
+
+def ls_remote_command(repository: str, ref: str) -> list[str]:
+    """The command that lists what a ref may mean."""
+    if not repository or repository.startswith("-") or "::" in repository.split("/", 1)[0]:
+        raise UsageError(f"not a repository that lightship may ask: {hide_password(repository)!r}")
+    names = [f"refs/heads/{ref}", f"refs/tags/{ref}", f"refs/tags/{ref}^{{}}"]
+    if ref.startswith(("refs/heads/", "refs/tags/")):
+        names = [ref, f"{ref}^{{}}"]
+    return ["git", "ls-remote", "--", repository, *names]
+
+
+def hide_password(text: str) -> str:
+    """The text without what stands before the ``@`` of a URL."""
+    return _PASSWORD.sub("***@", text)
+
+
+def parse_ls_remote(output: str, ref: str) -> Resolved | None:
+    """What the answer of ``git ls-remote`` says about the ref. A name that is both branch and tag is refused."""
+    found: dict[str, str] = {}
+    for line in output.splitlines():
+        commit, _, name = line.partition("\t")
+        if is_commit(commit):
+            found[name] = commit
+    full = ref.startswith("refs/")
+    tag = ref if full else f"refs/tags/{ref}"
+    branch = found.get(ref if full else f"refs/heads/{ref}") if not ref.startswith("refs/tags/") else None
+    tagged = found.get(f"{tag}^{{}}", found.get(tag)) if not ref.startswith("refs/heads/") else None
+    if branch and tagged and branch != tagged:
+        raise UsageError(
+            f"{ref} is both a branch ({branch[:7]}) and a tag ({tagged[:7]})",
+            hint=f"say which: --ref refs/heads/{ref} or --ref refs/tags/{ref}",
+            code="ambiguous-ref",
+        )
+    if branch:
+        return Resolved(ref, branch, "branch")
+    return Resolved(ref, tagged, "tag") if tagged else None
+
+
+async def resolve(repository: str, ref: str, *, timeout: float = 30.0) -> Resolved:
+    """The commit of a branch, a tag or a full commit id. Raises ``UsageError`` or ``RefusedError``."""
+    try:
+        REF(ref)
+    except RuleError as error:
+        raise UsageError(f"{ref[:200]!r} is not a ref: it {error.rule}", hint=error.hint, code="bad-ref") from error
+    if is_commit(ref):
+        return Resolved(ref, ref, "commit")
+    output = await _run(ls_remote_command(repository, ref), repository, timeout)
+    resolved = parse_ls_remote(output, ref)
+    if resolved is None:
+        raise UsageError(
+            f"there is no branch or tag {ref} in {hide_password(repository)}",
+            hint="is it pushed? a commit has to be given in full (40 digits)",
+            code="no-such-ref",
+        )
+    return resolved
+
+
+async def _run(command: list[str], repository: str, timeout: float) -> str:
+    shown = hide_password(repository)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=git_environment(os.environ),
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise RefusedError("git is not installed here", hint="install git", code="no-git") from error
+    try:
+        async with asyncio.timeout(timeout):
+            output, errors = await process.communicate()
+    except TimeoutError as error:
+        raise RefusedError(
+            f"{shown} did not answer within {timeout:g} s", hint="is the git server reachable?", code="git-timeout"
+        ) from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode != 0:
+        words = hide_password(errors.decode("utf-8", "replace").strip())[-2000:]
+        last = next((line for line in words.splitlines() if line.startswith(("fatal:", "ERROR:"))), words)
+        raise RefusedError(
+            f"cannot read {shown}: {last.removeprefix('fatal: ')}",
+            hint="try: git ls-remote " + shown,
+            code="git-remote",
+            detail={"stderr": words},
+        )
+    return output[:_MOST].decode("utf-8", "replace")
