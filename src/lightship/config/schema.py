@@ -1,0 +1,340 @@
+"""The one description of ``lightship.yml``: validation, the JSON Schema and the reference page come from it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from lightship.config import defaults, rules
+from lightship.config.options import OPTION, flag_of, is_repeatable
+from lightship.config.repository import Repository
+from lightship.config.rules import RuleError, within
+
+__all__ = ["TAGS", "Check", "Health", "ImageBuild", "Repository", "SecretSource", "Service", "json_schema"]
+
+TAGS = ("<name>", "<build>")
+"""What Pydantic puts into the path of an error to say which form of ``image`` was meant."""
+
+_LONGEST_LIST = 100
+
+Name: TypeAlias = Annotated[str, rules.LABEL]
+EnvName: TypeAlias = Annotated[str, rules.ENV_NAME]
+EnvValue: TypeAlias = Annotated[str, rules.ENV_VALUE]
+Argument: TypeAlias = Annotated[str, rules.ARGUMENT]
+RelativePath: TypeAlias = Annotated[str, rules.RELATIVE_PATH]
+
+
+def _items(**settings: Any) -> Any:
+    # A list of the file becomes a tuple here, which strict validation would refuse; its items stay strict.
+    return Field(strict=False, max_length=_LONGEST_LIST, **settings)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False, validate_default=False
+    )
+
+
+class ImageBuild(_Model):
+    """How the image is built."""
+
+    dockerfile: RelativePath = Field(
+        "Dockerfile", description="The Dockerfile, from the top of the repository.", examples=["deploy/Dockerfile"]
+    )
+    context: Annotated[str, rules.CONTEXT] = Field(
+        ".", description="The directory that the build may copy from.", examples=["deploy"]
+    )
+    args: dict[EnvName, EnvValue] = Field(
+        {},
+        description="Build arguments (`ARG` in the Dockerfile). They can be read from the image: nothing secret here.",
+        examples=[{"PYTHON": "3.12"}],
+        max_length=_LONGEST_LIST,
+    )
+
+
+class SecretSource(_Model):
+    """Where a secret's value comes from: exactly one of the three."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": [key]} for key in ("file", "env", "command")]},
+    )
+
+    file: Annotated[str, rules.LOCAL_FILE] | None = Field(
+        None,
+        description="A file on the machine that deploys; one newline at its end is dropped.",
+        examples=["secrets/database_url"],
+    )
+    env: EnvName | None = Field(
+        None, description="An environment variable of `lightship deploy`.", examples=["SHOP_SECRET_KEY"]
+    )
+    command: tuple[Argument, ...] | None = _items(
+        default=None,
+        min_length=1,
+        description="A command (a list, no shell) that prints the value within 30 seconds.",
+        examples=[["pass", "show", "shop/secret-key"]],
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> SecretSource:
+        if sum(source is not None for source in (self.file, self.env, self.command)) != 1:
+            raise RuleError("must have exactly one of the keys file, env, command")
+        return self
+
+    def __str__(self) -> str:
+        """The source in words; never the value."""
+        if self.file is not None:
+            return f"file {self.file}"
+        return f"environment variable {self.env}" if self.env is not None else f"command {(self.command or ('',))[0]}"
+
+
+class Check(_Model):
+    """A command that runs with the new code before it goes live."""
+
+    name: Name = Field(description="What the check is called in the output.", examples=["migrations"])
+    command: tuple[Argument, ...] = _items(
+        min_length=1,
+        description="The command as a list (no shell), run in the container in the new release's directory.",
+        examples=[["python", "manage.py", "check", "--deploy"]],
+    )
+    timeout: float = Field(60.0, ge=1, le=3600, description="Seconds the command may take.", examples=[30])
+    required: bool = Field(
+        True, description="Whether a failure stops the deploy. If not, it is only reported.", examples=[False]
+    )
+
+
+class Health(_Model):
+    """What a healthy service answers."""
+
+    path: Annotated[str, rules.HEALTH_PATH] = Field(
+        "/", description="The path that is asked for.", examples=["/healthz"]
+    )
+    host: Annotated[str, rules.HEALTH_HOST] = Field(
+        "localhost", description="The `Host` header of the request; Django must allow it.", examples=["shop.example"]
+    )
+    status: tuple[rules.Status, ...] = _items(
+        default=("200-399",),
+        min_length=1,
+        description="The statuses of a healthy answer: numbers, or ranges in quotes.",
+        examples=[[200, "301-302"]],
+    )
+    body: Annotated[str, rules.BODY] | None = Field(
+        None, description="Text that the answer must contain. Without it any body will do.", examples=["ok"]
+    )
+    timeout: float = Field(5.0, gt=0, le=300, description="Seconds until the answer must be there.", examples=[2.5])
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """The accepted statuses as inclusive ranges."""
+        split = [str(status).partition("-") for status in self.status]
+        return [(int(first), int(last or first)) for first, _, last in split]
+
+    def accepts(self, status: int) -> bool:
+        """Whether ``status`` is one of a healthy answer."""
+        return any(first <= status <= last for first, last in self.ranges())
+
+
+def _image_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return TAGS[0]
+    return TAGS[1] if isinstance(value, (dict, ImageBuild)) else None
+
+
+Image: TypeAlias = Annotated[
+    Annotated[Annotated[str, rules.IMAGE], Tag(TAGS[0])] | Annotated[ImageBuild, Tag(TAGS[1])],
+    Discriminator(_image_form),
+]
+
+
+class Service(_Model):
+    """One service, as ``lightship.yml`` describes it."""
+
+    own_keys: ClassVar[frozenset[str]] = frozenset({"name"})
+    """Fields that no key of the file sets."""
+
+    name: Annotated[str, rules.SERVICE] = Field(
+        description="The service's name: its key under `services`.", examples=["shop"]
+    )
+    repository: Repository = Field(
+        description="Where the code is fetched from, by the server. Credentials in an https address are never shown.",
+        examples=["https://git.example/shop.git", "git@git.example:team/shop.git", "/srv/git/shop.git"],
+    )
+    branch: Annotated[str, rules.BRANCH] = Field(
+        "main", description="The branch that is deployed when the command names nothing else.", examples=["release/2.x"]
+    )
+    servers: tuple[Annotated[str, rules.SERVER], ...] = _items(
+        default=("local",),
+        min_length=1,
+        description="The machines that run the service: `local` is this one, others are reached by SSH.",
+        examples=[["deploy@web1.example", "deploy@web2.example:2222"]],
+    )
+    app: Annotated[str, rules.APP] = Field(
+        "shop.wsgi:application",
+        description="The WSGI callable that uWSGI serves.",
+        examples=["mysite.wsgi:application"],
+    )
+    image: Image = Field(
+        default_factory=ImageBuild,
+        description="Either the name of an image that is pulled, or how to build one.",
+        examples=["registry.example/shop:2026-01", {"dockerfile": "Dockerfile"}],
+    )
+    ports: tuple[Annotated[str, rules.PORT], ...] = _items(
+        default=(),
+        description="Ports of the server and where they lead in the container.",
+        examples=[["8000:8000", "127.0.0.1:8001:8000"]],
+    )
+    env: dict[EnvName, EnvValue] = Field(
+        {},
+        description="Environment variables of the container. Values are text: write numbers in quotes.",
+        examples=[{"DJANGO_SETTINGS_MODULE": "shop.settings", "WORKERS": "4"}],
+        max_length=_LONGEST_LIST * 5,
+    )
+    secrets: dict[EnvName, SecretSource] = Field(
+        {},
+        description="Environment variables whose values nobody sees, each with the source of its value.",
+        examples=[{"SECRET_KEY": {"file": "secrets/key"}}],
+        max_length=_LONGEST_LIST,
+    )
+    volumes: tuple[Annotated[str, rules.VOLUME], ...] = _items(
+        default=(),
+        description="Further directories of the server in the container. `shared` is enough for most uploads.",
+        examples=[["/srv/media:/media", "/etc/ssl/certs:/etc/ssl/certs:ro"]],
+    )
+    options: tuple[Annotated[str, OPTION], ...] = _items(
+        default=(),
+        description="Extra parameters of `docker run`, from the list below.",
+        examples=[["--memory=512m", "--cpus=1.5"]],
+    )
+    infra: tuple[Annotated[str, rules.GLOB], ...] = _items(
+        default=defaults.INFRA,
+        description="The files that make the image. When one of them changes, the container is replaced. The "
+        "Dockerfile that `image` names always counts. `pyproject.toml` is not among the defaults, since it mostly "
+        "holds the settings of tools: add it if you install from it without a lock file.",
+        examples=[["Dockerfile", "requirements/*.txt", "deploy/**"]],
+    )
+    shared: tuple[RelativePath, ...] = _items(
+        default=(),
+        description="Paths of the project that outlive releases, such as uploads: each becomes a link to the shared "
+        "volume.",
+        examples=[["media"]],
+    )
+    checks: tuple[Check, ...] = _items(
+        default=(),
+        description="Commands that run with the new code before it goes live.",
+        examples=[[{"name": "django", "command": ["python", "manage.py", "check"]}]],
+    )
+    health: Health = Field(
+        default_factory=Health, description="What a healthy service answers.", examples=[{"path": "/healthz"}]
+    )
+    reload: Literal["swap", "touch", "chain"] = Field(
+        "swap",
+        description="How new code is taken up: `swap` boots it beside the old one; `touch` and `chain` are uWSGI's own "
+        "ways, for images that already work that way.",
+        examples=["touch"],
+    )
+    keep: int = Field(5, ge=2, le=100, description="How many releases stay on the server.", examples=[10])
+    patience: float = Field(
+        30.0, ge=0, le=3600, description="Seconds that requests in flight may take when a slot quits.", examples=[60]
+    )
+    boot_timeout: float = Field(
+        120.0, ge=1, le=3600, description="Seconds until the new code must be ready to serve.", examples=[30]
+    )
+    soak: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="Seconds for which the health path is watched after the switch, before the release counts as "
+        "stable.",
+        examples=[10],
+    )
+    root: Annotated[str, rules.ROOT] = Field(
+        defaults.ROOT, description="The directory on the server where services live.", examples=["/data/lightship"]
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Service:
+        if found := self._conflicts():
+            raise RuleError("; ".join(found))
+        return self
+
+    def _conflicts(self) -> list[str]:
+        """What no single key can tell."""
+        found = [f"{name} is in both env and secrets" for name in sorted(self.env.keys() & self.secrets.keys())]
+        for key in ("servers", "ports", "volumes", "shared", "options"):
+            values: tuple[str, ...] = getattr(self, key)
+            found += [f"{key} has {value!r} twice" for value in sorted({v for v in values if values.count(v) > 1})]
+        flags = [flag_of(option) for option in self.options]
+        found += [
+            f"options has --{flag} twice"
+            for flag in sorted(set(flags))
+            if flags.count(flag) > 1 and not is_repeatable(flag)
+        ]
+        hosts = [port.rpartition(":")[0] for port in self.ports]
+        found += [f"ports has the server's port {host!r} twice" for host in sorted(set(hosts)) if hosts.count(host) > 1]
+        inside = [volume.split(":")[1] for volume in self.volumes]
+        found += [
+            f"volumes has {path!r} in the container twice" for path in sorted(set(inside)) if inside.count(path) > 1
+        ]
+        for volume in self.volumes:
+            host = volume.split(":")[0]
+            if within(host, self.root) or within(self.root, host):
+                found.append(f"volumes may not hold {host!r}: {self.root} is lightship's own (key `root`)")
+        names = [check.name for check in self.checks]
+        found += [f"checks has the name {name!r} twice" for name in sorted(set(names)) if names.count(name) > 1]
+        return list(dict.fromkeys(found))
+
+    @property
+    def infra_globs(self) -> tuple[str, ...]:
+        """``infra`` and the Dockerfile that ``image`` names."""
+        own = (self.image.dockerfile,) if isinstance(self.image, ImageBuild) else ()
+        return tuple(dict.fromkeys((*self.infra, *own)))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of ``lightship.yml``, for editors."""
+    service = Service.model_json_schema(ref_template="#/$defs/{model}")
+    definitions: dict[str, Any] = service.pop("$defs")
+    for name in Service.own_keys:
+        del service["properties"][name]
+    # A key that a service lacks may stand under `defaults`: neither place alone can require one.
+    service.pop("required")
+    definitions["Service"] = service
+    for definition in definitions.values():
+        _tidy(definition)
+    services = {
+        "type": "object",
+        "description": "The services, by name.",
+        "minProperties": 1,
+        "propertyNames": {"pattern": f"^{rules.SERVICE.pattern}$", "maxLength": rules.SERVICE.longest},
+        "additionalProperties": {"$ref": "#/$defs/Service"},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "lightship.yml",
+        "description": "What lightship deploys, and where.",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["services"],
+        "properties": {
+            "defaults": {
+                "$ref": "#/$defs/Service",
+                "description": "Keys that every service has unless it sets its own.",
+            },
+            "services": services,
+        },
+        "$defs": definitions,
+    }
+
+
+def _tidy(schema: Any) -> None:
+    """Takes out what Pydantic adds for its own sake: titles made of key names."""
+    if isinstance(schema, list):
+        for item in schema:
+            _tidy(item)
+    if not isinstance(schema, dict):
+        return
+    title = schema.get("title")
+    if isinstance(title, str) and re.fullmatch(r"[A-Z][A-Za-z ]*", title) and "properties" not in schema:
+        del schema["title"]
+    for value in schema.values():
+        _tidy(value)
