@@ -1,0 +1,106 @@
+"""The agent's process: reads requests from standard input, answers on standard output, ends with its input."""
+
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from typing import Any, BinaryIO, Dict, Optional
+
+from lightship_agent import VERSION
+from lightship_agent.actions import Actions
+from lightship_agent.errors import AgentFailure
+from lightship_agent.protocol import MAX_LINE, decode_request, encode
+
+__all__ = ["main"]
+
+
+class Conversation:
+    """Reads lines in a thread of its own, so that the end of the input is noticed while an operation is at work."""
+
+    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._requests: queue.Queue[Optional[bytes]] = queue.Queue()
+        self._ended = threading.Event()
+        self._current = 0
+
+    def ended(self) -> bool:
+        """Whether the controller is gone."""
+        return self._ended.is_set()
+
+    def end(self, *_: Any) -> None:
+        """The conversation is over (called by signals, too)."""
+        self._ended.set()
+        self._requests.put(None)
+
+    def _read(self) -> None:
+        while True:
+            line = self._reader.readline(MAX_LINE + 2)
+            if not line.endswith(b"\n"):
+                break
+            self._requests.put(line)
+        self.end()
+
+    def send(self, message: Dict[str, Any]) -> None:
+        """Write one message; when nobody reads any more the conversation is over, and the work goes on."""
+        try:
+            self._writer.write(encode({"id": self._current, **message}))
+            self._writer.flush()
+        except (OSError, ValueError):
+            self._ended.set()
+
+    def run(self) -> int:
+        """Answer requests until ``bye`` or the end of the input; returns the exit status."""
+        threading.Thread(target=self._read, daemon=True).start()
+        actions = Actions(self.send, self.ended)
+        try:
+            while True:
+                line = self._requests.get()
+                if line is None or self._answer(actions, line):
+                    return 0
+        finally:
+            actions.finish()
+
+    def _answer(self, actions: Actions, line: bytes) -> bool:
+        """Answer one request; True when it was the last one."""
+        try:
+            request = decode_request(line)
+            self._current = request["id"]
+            self.send({"result": actions.perform(request["op"], request["args"])})
+            return bool(request["op"] == "bye")
+        except AgentFailure as error:
+            self.send({"error": error.as_dict()})
+        except Exception as error:
+            self.send({"error": _unexpected(error).as_dict()})
+        return False
+
+
+def _unexpected(error: Exception) -> AgentFailure:
+    if isinstance(error, OSError) and error.errno:
+        return AgentFailure("system", f"{error.strerror}: {error.filename}", detail={"errno": error.errno})
+    return AgentFailure(
+        "unexpected",
+        f"the agent met an error it does not know: {type(error).__name__}: {error}"[:1000],
+        hint="this is a fault of lightship; `lightship status` shows what the server runs",
+        detail={"traceback": traceback.format_exc()[-8000:]},
+    )
+
+
+def main() -> int:
+    """Hold the conversation on the standard streams."""
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"lightship-agent {VERSION}\n")
+        return 0
+    os.umask(0o022)
+    conversation = Conversation(sys.stdin.buffer, sys.stdout.buffer)
+    for name in (signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(name, signal.SIG_IGN)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, conversation.end)
+    return conversation.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

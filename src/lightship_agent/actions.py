@@ -1,0 +1,390 @@
+"""The operations of the protocol, for one service, within one conversation."""
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional
+
+from lightship_agent import VERSION, facts, protocol, rollout
+from lightship_agent import lock as locks
+from lightship_agent import release as releases
+from lightship_agent.container import Engine, build_command, exec_command
+from lightship_agent.errors import AgentFailure, ProtocolError, Refused
+from lightship_agent.git import Mirror
+from lightship_agent.instance import Instances, make_directories, render_env
+from lightship_agent.journal import Journal
+from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
+from lightship_agent.paths import ServicePaths
+from lightship_agent.requests import IMAGE, PrepareRequest, Reader
+from lightship_agent.state import load_state
+from lightship_agent.system import read_trusted, run
+
+__all__ = ["Actions"]
+
+Emit = Callable[[Dict[str, Any]], None]
+BUILD_SECONDS = 3600.0
+FILES_SHOWN = 500
+COMMITS_SHOWN = 50
+
+
+class Actions:
+    """One conversation's operations. ``emit`` sends an event; ``called_off`` says whether anybody still listens."""
+
+    def __init__(self, emit: Emit, called_off: Callable[[], bool]) -> None:
+        self._emit = emit
+        self._called_off = called_off
+        self._lock: Optional[locks.ServiceLock] = None
+        self._rollout: Optional[rollout.Rollout] = None
+        self._paths: Optional[ServicePaths] = None
+        self._who = ""
+
+    # --- the conversation ---------------------------------------------------------
+
+    def perform(self, operation: str, args: Mapping[str, Any]) -> Dict[str, Any]:
+        """Do one operation; raises ``AgentFailure``."""
+        if operation == "hello":
+            return self._hello(args)
+        if self._paths is None:
+            raise ProtocolError("no-hello", f"{operation} came before hello")
+        if operation in protocol.LOCKING_OPERATIONS and self._lock is None:
+            raise ProtocolError("no-lock", f"{operation} needs the lock: say hello with lock: true")
+        result: Dict[str, Any] = getattr(self, f"_{operation}")(args)
+        return result
+
+    def finish(self) -> None:
+        """The conversation is over, whether it was ended or broke: undo what is only prepared, finish what is live."""
+        pending, self._rollout = self._rollout, None
+        if pending is None:
+            return
+        if not pending.activated:
+            pending.abort()
+            return
+        try:
+            if not pending.verified:
+                pending.verify()
+        except AgentFailure as error:
+            pending.revert(error.message)
+            return
+        pending.commit(pending.situation.keep)
+
+    def _hello(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        read = Reader(args)
+        if args.get("protocol") != protocol.VERSION:
+            raise ProtocolError(
+                "protocol-version",
+                f"this agent speaks protocol {protocol.VERSION}, the controller {printable(args.get('protocol'))}",
+                hint="run the same version of lightship on both sides",
+            )
+        paths = self._paths = ServicePaths.at(
+            _absolute(read.text("root", "/srv/lightship")), valid_service(args.get("service"))
+        )
+        self._prefix = valid_service(args.get("container") or paths.service, "container")
+        self._who = read.text("who", "")
+        self._engine = Engine()
+        self._journal = Journal(paths)
+        self._mirror = Mirror(paths)
+        self._instances = Instances(paths, self._engine, self._prefix, self._guard)
+        recovered = None
+        if read.flag("lock"):
+            recovered = self._take_lock(read)
+        return {
+            "protocol": protocol.VERSION,
+            "agent": VERSION,
+            "fence": self._lock.fence if self._lock else None,
+            "recovered": recovered,
+            "facts": facts.gather(paths, self._instances, self._journal),
+        }
+
+    def _take_lock(self, read: Reader) -> Optional[Dict[str, Any]]:
+        make_directories(self._known_paths)
+        self._lock = locks.acquire(
+            self._known_paths,
+            who=self._who,
+            why=read.text("why", ""),
+            wait_seconds=read.seconds("wait", 0.0),
+            on_wait=lambda holder: self._emit(
+                {
+                    "event": "step",
+                    "step": "lock",
+                    "state": "start",
+                    "detail": {"who": holder.who, "why": holder.why, "since": holder.since},
+                }
+            ),
+        )
+        pending = self._journal.pending()
+        if pending is None:
+            releases.clean_unfinished(self._known_paths)
+            return None
+        with self._step("recover") as detail:
+            told = rollout.recover(self._tools(), pending)
+            detail.update(outcome=told["outcome"])
+        return told
+
+    @property
+    def _known_paths(self) -> ServicePaths:
+        assert self._paths is not None  # noqa: S101 - perform() has seen to it
+        return self._paths
+
+    def _tools(self) -> rollout.Tools:
+        return rollout.Tools(
+            paths=self._known_paths,
+            mirror=self._mirror,
+            journal=self._journal,
+            instances=self._instances,
+            step=self._step,
+            guard=self._guard,
+            checkpoint=self._checkpoint,
+            who=self._who,
+        )
+
+    def _guard(self) -> None:
+        if self._lock is None:
+            raise ProtocolError("no-lock", "nothing is changed without the lock")
+        self._lock.check_fence()
+
+    def _checkpoint(self) -> None:
+        if self._called_off():
+            raise Refused("called-off", "the rollout was called off before anything changed")
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[Dict[str, Any]]:
+        """Tell of a step: its start, and how it ended after how many seconds."""
+        detail: Dict[str, Any] = {}
+        started = time.monotonic()
+        self._emit({"event": "step", "step": name, "state": "start"})
+        state = "failed"
+        try:
+            yield detail
+            state = "done"
+        finally:
+            seconds = round(time.monotonic() - started, 4)
+            self._emit({"event": "step", "step": name, "state": state, "seconds": seconds, "detail": detail})
+
+    def _log(self, stream: str, text: str) -> None:
+        self._emit({"event": "log", "stream": stream, "text": text})
+
+    # --- looking ------------------------------------------------------------------
+
+    def _status(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+        return facts.gather(self._known_paths, self._instances, self._journal)
+
+    def _inspect(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        """Bring the commit here and say what it changes."""
+        read = Reader(args)
+        wanted = args.get("commit")
+        commit = valid_commit(wanted) if wanted is not None else None
+        url, ref = valid_url(args.get("repository")), valid_branch(args.get("ref") or "HEAD", "ref")
+        if commit is None or not self._mirror.has_commit(commit):
+            self._require_lock_for_fetch()
+            with self._step("fetch"):
+                commit = self._mirror.fetch(url, ref, commit)
+        live = releases.current_commit(self._known_paths)
+        if live and not self._mirror.has_commit(live):
+            live = None
+        info = self._mirror.commit_info(commit)
+        globs = read.texts("infra")
+        answer: Dict[str, Any] = {
+            "commit": commit,
+            "subject": info.subject,
+            "author": info.author,
+            "time": info.time,
+            "live": live,
+            "infra": self._mirror.infra_files(commit, globs),
+            "env_changed": self._env_changed(args, read),
+        }
+        return {**answer, **self._compared(live, commit, globs)}
+
+    def _compared(self, live: Optional[str], commit: str, globs: Any) -> Dict[str, Any]:
+        if live is None or live == commit:
+            infra = self._mirror.infra_files(commit, globs) if live else None
+            return {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0, "infra_live": infra}
+        files = self._mirror.changed(live, commit)
+        commits = self._mirror.log(live, commit, COMMITS_SHOWN)
+        count = len(commits) if len(commits) < COMMITS_SHOWN else self._mirror.count(live, commit)
+        return {
+            "commits": [{"commit": one.commit, "subject": one.subject} for one in commits],
+            "count": count,
+            "ahead": self._mirror.is_ancestor(live, commit),
+            "files": [{"status": one.status, "path": one.path} for one in files[:FILES_SHOWN]],
+            "files_count": len(files),
+            "infra_live": self._mirror.infra_files(live, globs),
+        }
+
+    def _env_changed(self, args: Mapping[str, Any], read: Reader) -> bool:
+        if args.get("env") is None:
+            return False
+        return read_trusted(self._known_paths.env, 1024 * 1024) != render_env(read.environment("env"))
+
+    def _require_lock_for_fetch(self) -> None:
+        """The lock is what makes this the only git that writes to the mirror."""
+        if self._lock is None:
+            raise ProtocolError("no-lock", "a commit that is not here yet is fetched under the lock only")
+
+    def _logs(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        read = Reader(args)
+        lines, follow = read.whole("lines", 100, 0, 1_000_000), read.flag("follow")
+        name = self._container_name()
+        command = ["docker", "logs", "--tail", str(lines), *(["--follow"] if follow else []), name]
+        done = run(command, timeout=86400.0 if follow else 60.0, on_line=self._log_or_end, max_output=4096)
+        if done.status != 0 and not follow:
+            raise AgentFailure("docker-failed", f"could not read the log of {name}: {done.err.strip()[-300:]}")
+        return {"status": done.status}
+
+    def _log_or_end(self, stream: str, text: str) -> None:
+        if self._called_off():
+            raise Refused("called-off", "nobody listens any more")
+        self._log(stream, text)
+
+    def _exec(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        command = Reader(args).texts("command")
+        if not command:
+            raise ProtocolError("bad-value", "exec: there is no command")
+        container = self._instances.find(load_state(self._known_paths).instance)
+        if container is None or not container.running:
+            raise Refused(
+                "container-down", "the service's container is not running", hint="`lightship deploy` starts it"
+            )
+        current = releases.current_commit(self._known_paths)
+        folder = f"/srv/lightship/code/releases/{current}" if current else "/"
+        done = run(
+            exec_command(container.name, folder, command, user=container.user),
+            timeout=86400.0,
+            on_line=self._log_or_end,
+            max_output=4096,
+        )
+        return {"status": done.status}
+
+    def _container_name(self) -> str:
+        instance = load_state(self._known_paths).instance
+        if not instance:
+            raise Refused("no-container", "the service has no container here", hint="`lightship deploy` makes one")
+        return self._instances.name(instance)
+
+    # --- images -------------------------------------------------------------------
+
+    def _build(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        """Build the image from a clean tree of the commit, unless there is one of that tag."""
+        read = Reader(args)
+        commit, tag = valid_commit(args.get("commit")), read.text("tag", None, IMAGE)
+        started = time.monotonic()
+        known = self._engine.image_id(tag)
+        if known:
+            return {"image_id": known, "built": False, "seconds": 0.0}
+        context, dockerfile = _inside(read.text("context", ".")), _inside(read.text("dockerfile", "Dockerfile"))
+        with self._step("build"), self._clean_tree(commit) as folder:
+            command = build_command(
+                tag, dockerfile, os.path.join(folder, context), read.table("args"), read.table("labels")
+            )
+            self._engine.command(command, f"build the image of {commit[:7]}", timeout=BUILD_SECONDS, on_line=self._log)
+        image = self._engine.image_id(tag)
+        if image is None:
+            raise AgentFailure("docker-failed", f"the image {tag} was built and is not there")
+        return {"image_id": image, "built": True, "seconds": round(time.monotonic() - started, 3)}
+
+    @contextmanager
+    def _clean_tree(self, commit: str) -> Iterator[str]:
+        """The commit's files and nothing else, in a folder that is gone afterwards."""
+        folder = tempfile.mkdtemp(prefix="build-", dir=str(self._known_paths.state))
+        try:
+            self._mirror.export(commit, Path(folder))
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _pull(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        """Bring a pre-built image here."""
+        image = Reader(args).text("image", None, IMAGE)
+        known = self._engine.image_id(image)
+        if known is None or not re.search(r"@sha256:", image):
+            with self._step("pull"):
+                try:
+                    self._engine.command(
+                        ["docker", "pull", "--quiet", "--", image], f"pull {image}", timeout=BUILD_SECONDS
+                    )
+                except AgentFailure:
+                    # An image that was loaded or built on this server has no registry to come from.
+                    if known is None:
+                        raise
+        found = self._engine.image_id(image)
+        if found is None:
+            raise Refused("image-missing", f"the image {image} is not to be had on this server")
+        return {"image_id": found, "digest": found}
+
+    # --- the phases of a rollout ---------------------------------------------------
+
+    def _prepare(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        if self._rollout is not None:
+            raise ProtocolError("rollout-open", "a rollout is open already in this conversation")
+        request = PrepareRequest.parse(args)
+        try:
+            self._rollout, answer = rollout.Rollout.prepare(self._tools(), request)
+        except Refused:
+            raise
+        except AgentFailure as error:
+            if error.outcome != "failed":
+                raise
+            raise Refused(error.code, error.message, error.hint, error.detail) from error
+        return answer
+
+    def _open_rollout(self, operation: str) -> rollout.Rollout:
+        if self._rollout is None:
+            raise ProtocolError("no-rollout", f"{operation} came before prepare")
+        return self._rollout
+
+    def _activate(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+        return self._live("activate", rollout.Rollout.activate)
+
+    def _verify(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+        return self._live("verify", rollout.Rollout.verify)
+
+    def _live(self, operation: str, phase: Callable[[rollout.Rollout], Dict[str, Any]]) -> Dict[str, Any]:
+        """A phase after which the new release may be live: when it fails, the old one is brought back."""
+        current = self._open_rollout(operation)
+        try:
+            return phase(current)
+        except AgentFailure as error:
+            if not current.activated:
+                raise
+            self._rollout = None
+            raise rollout.revert_or_raise(current, error) from error
+
+    def _commit(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        current = self._open_rollout("commit")
+        if not current.verified:
+            raise ProtocolError("not-verified", "commit came before verify")
+        answer = current.commit(Reader(args).whole("keep", current.situation.keep, 1, 1000))
+        self._rollout = None
+        return answer
+
+    def _revert(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+        current = self._open_rollout("revert")
+        if not current.activated:
+            raise Refused("not-activated", "there is nothing to go back from")
+        self._rollout = None
+        return current.revert("the controller asked for it")
+
+    def _abort(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+        current, self._rollout = self._rollout, None
+        if current is not None and not current.activated:
+            current.abort()
+        return {}
+
+    def _bye(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+        return {}
+
+
+def _absolute(root: str) -> str:
+    if not re.fullmatch(r"/[A-Za-z0-9._/-]{0,200}", root) or ".." in root.split("/"):
+        raise ProtocolError("bad-value", f"root: {printable(root)} is not a plain absolute path")
+    return root
+
+
+def _inside(path: str) -> str:
+    """A relative path that stays inside the tree."""
+    if path.startswith(("/", "-")) or ".." in path.split("/") or not re.fullmatch(r"[A-Za-z0-9._/ -]{1,300}", path):
+        raise ProtocolError("bad-value", f"{printable(path)} is not a plain path inside the repository")
+    return path

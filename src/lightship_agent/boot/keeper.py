@@ -1,0 +1,184 @@
+"""Sees to it that the slots which ``instances/<n>.json`` names run, and that the others do not.
+
+Runs inside the container under the same Supervisor as the slots, and speaks to it over its own socket, which lies in the
+container and not in the volume: the host never has to trust what answers there. The host only ever writes files that
+this program can read and not change.
+"""
+
+import http.client
+import json
+import os
+import socket
+import sys
+import time
+import xmlrpc.client
+
+CODE = os.environ.get("LIGHTSHIP_CODE", "/srv/lightship/code")
+RUN = os.environ.get("LIGHTSHIP_RUN", "/srv/lightship/run")
+INSTANCE = os.environ.get("LIGHTSHIP_INSTANCE", "1")
+SOCKET = os.environ.get("LIGHTSHIP_SUPERVISOR_SOCKET", "/run/lightship-supervisor.sock")
+GROUP = os.environ.get("LIGHTSHIP_SLOT_GROUP", "slot")
+SLOTS = ("0", "1")
+INTERVAL = 0.01
+# Supervisor's fault for a process that is already in the wanted state (supervisor/xmlrpc.py: Faults).
+ALREADY_STARTED, NOT_RUNNING = 60, 70
+RUNNING_STATES = ("STARTING", "RUNNING", "BACKOFF")
+
+
+class UnixTransport(xmlrpc.client.Transport):
+    """XML-RPC over a Unix socket."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def make_connection(self, host):
+        connection = http.client.HTTPConnection("localhost", timeout=10)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(10)
+        connection.sock.connect(self.path)
+        return connection
+
+
+def supervisor():
+    proxy = xmlrpc.client.ServerProxy("http://localhost", transport=UnixTransport(SOCKET))
+    return proxy.supervisor
+
+
+def log(message):
+    sys.stdout.write("lightship keeper: %s\n" % message)
+    sys.stdout.flush()
+
+
+def read_json(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def signature(path):
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def all_parked(slot):
+    """Whether every worker of the slot that said anything says it is parked, or only ready: none has a request."""
+    folder = os.path.join(RUN, "slots", slot)
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return True
+    states = [
+        read_json(os.path.join(folder, name)) for name in names if name.startswith("worker-") and name.endswith(".json")
+    ]
+    return all(state is not None and state.get("state") in ("parked", "ready") for state in states)
+
+
+class Slot:
+    """One slot as the keeper knows it: the generation that is wanted and the one it started."""
+
+    def __init__(self, name):
+        self.name = name
+        self.process = "%s:%s_%s" % (GROUP, GROUP, name)
+        self.wanted = None
+        self.started = None
+        self.unwanted_since = None
+        self.stopping = False
+        self.settled = False
+
+    def want(self, generation):
+        self.settled = False
+        self.wanted = generation
+        if generation is not None:
+            self.unwanted_since = None
+        elif self.unwanted_since is None:
+            self.unwanted_since = time.monotonic()
+
+
+class Keeper:
+    """Brings what runs to what is wanted, one look at a time; a look never waits for anything."""
+
+    def __init__(self):
+        self.path = os.path.join(CODE, "instances", INSTANCE + ".json")
+        self.seen = ()
+        self.slots = [Slot(name) for name in SLOTS]
+        self.patience = 30.0
+        self.adopt_until = time.monotonic() + 2.0
+
+    def look(self):
+        now = signature(self.path)
+        if now != self.seen:
+            settings = read_json(self.path)
+            if settings is None:
+                return
+            self.patience = float(settings.get("patience", 30.0))
+            for slot in self.slots:
+                order = (settings.get("slots") or {}).get(slot.name)
+                slot.want(order["generation"] if order else None)
+            self.seen = now
+        for slot in self.slots:
+            if not slot.settled:
+                self.settle(slot)
+
+    def settle(self, slot):
+        """One step of a slot towards what is wanted of it."""
+        if slot.wanted is not None and slot.started == slot.wanted and not slot.stopping:
+            slot.settled = True
+            return
+        state = supervisor().getProcessInfo(slot.process)["statename"]
+        if state in RUNNING_STATES:
+            if slot.wanted is not None and slot.started is None and not slot.stopping and self.adopt(slot):
+                return
+            if slot.wanted is None and not self.may_stop(slot):
+                return
+            if not slot.stopping:
+                slot.stopping = True
+                self.call(supervisor().stopProcess, slot, NOT_RUNNING)
+            return
+        if state == "STOPPING":
+            return
+        slot.stopping = False
+        slot.started = None
+        if slot.wanted is not None:
+            self.call(supervisor().startProcess, slot, ALREADY_STARTED)
+            slot.started = slot.wanted
+        slot.settled = True
+
+    def adopt(self, slot):
+        """Whether Supervisor itself started the wanted generation (at its own start, or before this program's restart)."""
+        order = read_json(os.path.join(RUN, "slots", slot.name, "order.json"))
+        if order and order.get("generation") == slot.wanted:
+            slot.started = slot.wanted
+            return True
+        return time.monotonic() < self.adopt_until
+
+    def may_stop(self, slot):
+        return all_parked(slot.name) or time.monotonic() - slot.unwanted_since > self.patience
+
+    def call(self, method, slot, harmless):
+        try:
+            method(slot.process, False)
+            log("slot %s: %s (generation %s)" % (slot.name, "stop" if slot.stopping else "start", slot.wanted))
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != harmless:
+                raise
+
+
+def main():
+    keeper = Keeper()
+    while True:
+        try:
+            keeper.look()
+        except Exception as error:
+            log("%s: %s" % (type(error).__name__, error))
+            time.sleep(0.2)
+        time.sleep(INTERVAL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What Supervisor starts as a slot: becomes uWSGI when the slot has something to run, and ends quietly when not.
+
+``launcher.py 0|1``  a slot of the swap: runs what ``instances/<n>.json`` names for it
+``launcher.py 2``    only sleeps, and so keeps Supervisor's listening socket open while both slots are stopped
+``launcher.py main`` the one uWSGI of the ``touch`` and ``chain`` reload ways
+
+Exit status 0 tells Supervisor not to start it again (``exitcodes=0``, ``autorestart=unexpected``).
+"""
+
+import json
+import os
+import pwd
+import sys
+import time
+
+CODE = os.environ.get("LIGHTSHIP_CODE", "/srv/lightship/code")
+RUN = os.environ.get("LIGHTSHIP_RUN", "/srv/lightship/run")
+SHARED = os.environ.get("LIGHTSHIP_SHARED", "/srv/lightship/shared")
+INSTANCE = os.environ.get("LIGHTSHIP_INSTANCE", "1")
+HOLDER = "2"
+# Supervisor starts a live slot that ended at once, again and again: leave a second between two tries.
+RETRY_SECONDS = 1.0
+
+
+def read_json(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path, value):
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(value, file)
+    os.rename(path + ".new", path)
+
+
+def instance_settings():
+    return read_json(os.path.join(CODE, "instances", INSTANCE + ".json")) or {}
+
+
+def is_live(release):
+    try:
+        return os.path.basename(os.readlink(os.path.join(CODE, "current"))) == release
+    except OSError:
+        return False
+
+
+def prepare_folder(slot):
+    """An empty folder for the slot's announcements, owned by the user that uWSGI becomes."""
+    folder = os.path.join(RUN, "slots", slot)
+    os.makedirs(folder, exist_ok=True)
+    for name in os.listdir(folder):
+        os.unlink(os.path.join(folder, name))
+    user = pwd.getpwnam(os.environ.get("LIGHTSHIP_USER", "app"))
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    candidate = os.path.join(RUN, "slots", "candidate")
+    os.makedirs(candidate, exist_ok=True)
+    os.chown(candidate, user.pw_uid, user.pw_gid)
+
+
+def prepare_shared(shared):
+    """The shared folders that the releases link to, owned by the user that uWSGI becomes; one that is there is left alone."""
+    user = pwd.getpwnam(os.environ.get("LIGHTSHIP_USER", "app"))
+    for path in shared:
+        folder = SHARED
+        for part in path.split("/"):
+            folder = os.path.join(folder, part)
+            try:
+                os.mkdir(folder)
+            except FileExistsError:
+                continue
+            os.chown(folder, user.pw_uid, user.pw_gid)
+
+
+def become_uwsgi(slot):
+    os.environ["LIGHTSHIP_SLOT"] = slot
+    ini = os.environ.get("LIGHTSHIP_UWSGI_INI", "/etc/lightship/uwsgi.ini")
+    binary = os.environ.get("LIGHTSHIP_UWSGI", "/opt/venv/bin/uwsgi")
+    os.execv(binary, [binary, "--ini", ini])
+
+
+def main():
+    slot = sys.argv[1]
+    if slot == HOLDER:
+        os.execvp("sleep", ["sleep", "infinity"])
+    settings = instance_settings()
+    if slot != "main":
+        order = (settings.get("slots") or {}).get(slot)
+        if order is None:
+            return
+        failure = read_json(os.path.join(RUN, "slots", slot, "failed.json"))
+        if failure and failure.get("generation") == order["generation"]:
+            if not is_live(order["release"]):
+                return  # a candidate is tried once; what is live is tried until it comes up
+            time.sleep(RETRY_SECONDS)
+    prepare_folder(slot)
+    prepare_shared(settings.get("shared") or ())
+    if slot != "main":
+        write_json(os.path.join(RUN, "slots", slot, "order.json"), order)
+    become_uwsgi(slot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The facts: what is observed on this server, now. Nothing is changed by looking."""
+
+import hashlib
+import platform
+import socket
+from typing import Any, Dict, Optional
+
+from lightship_agent import release as releases
+from lightship_agent import slots
+from lightship_agent.errors import AgentFailure
+from lightship_agent.instance import Instances
+from lightship_agent.journal import Journal
+from lightship_agent.paths import ServicePaths
+from lightship_agent.slots import MAIN, SLOT_NAMES
+from lightship_agent.state import ServiceState, load_state
+from lightship_agent.system import disk_free, read_trusted
+
+__all__ = ["gather"]
+
+HISTORY = 20
+
+
+def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> Dict[str, Any]:
+    """Everything the controller decides by, and what ``status`` shows."""
+    facts: Dict[str, Any] = {"hostname": socket.gethostname(), "python": platform.python_version()}
+    version = instances.engine.version()
+    facts["docker"] = {"version": version} if version else None
+    if not paths.home.is_dir():
+        return {**facts, **_nothing(paths)}
+    state = load_state(paths)
+    try:
+        container = instances.find(state.instance) if version else None
+    except AgentFailure:
+        container = None
+    space = disk_free(paths.home)
+    env = read_trusted(paths.env, 1024 * 1024)
+    facts.update(
+        current=_current(paths),
+        stable=state.stable,
+        previous=rollback_goal(paths, state),
+        releases=[one.as_dict() for one in releases.load_all(paths)],
+        container=container.as_dict() if container else None,
+        slots=_slots(paths, state, bool(container and container.running)),
+        disk={"free_bytes": space.bytes, "free_inodes": space.inodes or 0},
+        history=[past.as_dict() for past in journal.history(HISTORY)],
+        env_digest=hashlib.sha256(env).hexdigest() if env is not None else None,
+    )
+    return facts
+
+
+def rollback_goal(paths: ServicePaths, state: ServiceState) -> Optional[str]:
+    """What a rollback without ``--to`` goes to: the stable release before this one, if its tree is still there."""
+    if state.previous and state.previous != _current(paths) and releases.load(paths, state.previous):
+        return state.previous
+    for one in releases.load_all(paths):
+        if one.state in ("stable", "retired") and one.commit != _current(paths):
+            return one.commit
+    return None
+
+
+def _current(paths: ServicePaths) -> Optional[str]:
+    try:
+        return releases.current_commit(paths)
+    except AgentFailure:
+        return None
+
+
+def _slots(paths: ServicePaths, state: ServiceState, running: bool) -> Dict[str, Any]:
+    found: Dict[str, Any] = {}
+    order = slots.read_order(paths, state.instance) if state.instance else None
+    for name in (*SLOT_NAMES, MAIN):
+        wanted = order.slots.get(name) if order else None
+        view = slots.read_slot(paths, state.instance, name) if state.instance else None
+        if view is None or (wanted is None and not (view.workers and view.stats)):
+            continue
+        up = running and bool(view.stats)
+        found[name] = {
+            "release": wanted.release if wanted else (view.workers[0].release if view.workers else None),
+            "generation": wanted.generation if wanted else 0,
+            "running": up,
+            "workers": [worker.as_dict() for worker in view.workers] if up else [],
+        }
+    return found
+
+
+def _nothing(paths: ServicePaths) -> Dict[str, Any]:
+    place = paths.root
+    while not place.exists():
+        place = place.parent
+    space = disk_free(place)
+    return {
+        "current": None,
+        "stable": None,
+        "previous": None,
+        "releases": [],
+        "container": None,
+        "slots": {},
+        "disk": {"free_bytes": space.bytes, "free_inodes": space.inodes or 0},
+        "history": [],
+        "env_digest": None,
+    }

@@ -1,0 +1,92 @@
+"""The health path over HTTP: one GET, answered as it should be, by the release that should answer."""
+
+import http.client
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, Mapping, Optional, Sequence, Tuple
+
+__all__ = ["HealthAnswer", "HealthCheck", "ask", "wait_healthy"]
+
+MAX_BODY = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class HealthCheck:
+    """What is asked and what counts as healthy. ``statuses`` are inclusive ranges; ``timeout`` is in seconds."""
+
+    path: str
+    host: str
+    statuses: Sequence[Tuple[int, int]]
+    body: Optional[str]
+    timeout: float
+
+    @classmethod
+    def parse(cls, found: Mapping[str, Any]) -> "HealthCheck":
+        """From the protocol's JSON: ``status`` holds whole numbers and "low-high" strings."""
+        ranges = []
+        for entry in found.get("status") or ["200-399"]:
+            low, _, high = str(entry).partition("-")
+            ranges.append((int(low), int(high or low)))
+        body = found.get("body")
+        return cls(
+            str(found["path"]),
+            str(found.get("host") or "localhost"),
+            tuple(ranges),
+            str(body) if body else None,
+            float(found.get("timeout", 5.0)),
+        )
+
+    def accepts(self, status: int) -> bool:
+        """Whether that status is a healthy one."""
+        return any(low <= status <= high for low, high in self.statuses)
+
+
+@dataclass(frozen=True)
+class HealthAnswer:
+    """How the health path answered. ``problem`` is empty when that was healthy; ``seconds`` is the request's time."""
+
+    status: Optional[int]
+    seconds: float
+    release: str
+    problem: str
+
+
+def ask(check: HealthCheck, port: int, release: str) -> HealthAnswer:
+    """Send one GET to the port on this server."""
+    started = time.monotonic()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=check.timeout)
+    try:
+        headers = {"Host": check.host, "User-Agent": "lightship-health", "Connection": "close"}
+        connection.request("GET", check.path, headers=headers)
+        response = connection.getresponse()
+        body = response.read(MAX_BODY)
+    except (OSError, http.client.HTTPException) as error:
+        problem = f"no answer: {type(error).__name__}: {error}"[:300]
+        return HealthAnswer(None, time.monotonic() - started, "", problem)
+    finally:
+        connection.close()
+    seen = response.headers.get("X-Release") or ""
+    return HealthAnswer(
+        response.status, time.monotonic() - started, seen, _problem(check, response.status, body, seen, release)
+    )
+
+
+def _problem(check: HealthCheck, status: int, body: bytes, seen: str, release: str) -> str:
+    if not check.accepts(status):
+        return f"{check.path} answered {status}"
+    if check.body is not None and not re.search(check.body, body.decode("utf-8", "replace")):
+        return f"{check.path} answered {status}, but its body does not match {check.body!r}"
+    if seen and seen != release:
+        return f"{check.path} was answered by release {seen[:40]!r}"
+    return ""
+
+
+def wait_healthy(check: HealthCheck, port: int, release: str, *, interval: float = 0.1) -> HealthAnswer:
+    """Ask until the answer is healthy or ``check.timeout`` seconds are over; returns the last answer."""
+    deadline = time.monotonic() + check.timeout
+    while True:
+        answer = ask(check, port, release)
+        if not answer.problem or time.monotonic() + interval > deadline:
+            return answer
+        time.sleep(interval)

@@ -1,0 +1,160 @@
+"""Instances: the numbered containers of a service, made ready beside each other and put in each other's place."""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional
+
+import lightship_agent
+from lightship_agent.container import Container, ContainerSettings, Engine, create_command
+from lightship_agent.errors import AgentFailure
+from lightship_agent.failpoints import fail_point, register
+from lightship_agent.paths import ServicePaths
+from lightship_agent.system import atomic_write, make_directory, read_trusted
+
+__all__ = ["Instances", "env_file", "install_runtime", "make_directories", "render_env", "settings_from"]
+
+register(
+    instance__create="a container is about to be created",
+    instance__created="a container has been created",
+    instance__stop="the old container is about to be stopped",
+    instance__stopped="the old container has been stopped",
+    instance__start="the new container is about to be started",
+    instance__started="the new container has been started",
+    instance__remove="a container is about to be removed",
+    instance__removed="a container has been removed",
+)
+
+RUNTIME_FILES = ("entry.py", "launcher.py", "keeper.py")
+_MAX_ENV = 1024 * 1024
+
+
+def make_directories(paths: ServicePaths) -> None:
+    """The service's directories, with the owners and modes that they must have."""
+    paths.root.mkdir(parents=True, exist_ok=True)
+    make_directory(paths.home, 0o755)
+    make_directory(paths.state, 0o700)
+    for path in (paths.code, paths.boot, paths.releases, paths.instances, paths.runs, paths.shared):
+        make_directory(path, 0o755)
+
+
+def install_runtime(paths: ServicePaths) -> None:
+    """Put the runtime's files where the container reads them; those that are the same already are left alone."""
+    for name in RUNTIME_FILES:
+        wanted = _runtime_file(name)
+        if read_trusted(paths.boot / name, _MAX_ENV) != wanted:
+            atomic_write(paths.boot / name, wanted, 0o644)
+
+
+def _runtime_file(name: str) -> bytes:
+    """A file of the runtime, from the zip application or from the source tree."""
+    loader = lightship_agent.__loader__
+    folder = os.path.dirname(str(lightship_agent.__file__))
+    return loader.get_data(os.path.join(folder, "boot", name))  # type: ignore[union-attr,no-any-return]
+
+
+def env_file(paths: ServicePaths, instance: int) -> Path:
+    """The variables that an instance was created with."""
+    return paths.state / f"env.{instance}"
+
+
+def render_env(env: Mapping[str, str]) -> bytes:
+    """The content of an ``--env-file``."""
+    return "".join(f"{name}={value}\n" for name, value in sorted(env.items())).encode("utf-8")
+
+
+def settings_from(found: Mapping[str, Any]) -> Optional[ContainerSettings]:
+    """The settings that a release remembers, or None when it remembers none."""
+    try:
+        return ContainerSettings(**found)
+    except TypeError:
+        return None
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The containers of one service on this server. ``guard`` refuses when the lock was taken over."""
+
+    paths: ServicePaths
+    engine: Engine
+    prefix: str
+    guard: Callable[[], None]
+
+    def name(self, number: int) -> str:
+        """The container's name."""
+        return f"{self.prefix}-{number}"
+
+    def check_name(self, number: int) -> str:
+        """The name of the container that tries an image before the old one is touched."""
+        return f"{self.prefix}-{number}-check"
+
+    def find(self, number: int) -> Optional[Container]:
+        """The container of that number, or None."""
+        return self.engine.container(self.name(number)) if number else None
+
+    def highest(self) -> int:
+        """The highest number that was ever used here, so that no number is used twice."""
+        numbers = [int(path.name) for path in self.paths.runs.iterdir() if re.fullmatch(r"[0-9]{1,9}", path.name)]
+        return max(numbers, default=0)
+
+    def write_env(self, number: int, env: Mapping[str, str]) -> None:
+        """Write an instance's variables, for root alone."""
+        self.guard()
+        atomic_write(env_file(self.paths, number), render_env(env), 0o600)
+
+    def create(self, number: int, settings: ContainerSettings, *, check: str = "") -> str:
+        """Create (not start) the container of an instance; what a killed rollout left under its name goes first."""
+        name = self.check_name(number) if check else self.name(number)
+        self.remove(name)
+        make_directory(self.paths.run(number), 0o755)
+        fail_point("instance.create")
+        command = create_command(self.paths, name, number, settings, env_file(self.paths, number), check=check)
+        self.engine.command(command, f"create the container {name}")
+        fail_point("instance.created")
+        return name
+
+    def stop(self, name: str, patience: float) -> None:
+        """Stop a container; its requests in flight get ``patience`` seconds."""
+        self.guard()
+        fail_point("instance.stop")
+        self.engine.stop(name, patience)
+        fail_point("instance.stopped")
+
+    def start(self, name: str) -> None:
+        """Start a container."""
+        self.guard()
+        fail_point("instance.start")
+        self.engine.start(name)
+        fail_point("instance.started")
+
+    def remove(self, name: str) -> None:
+        """Remove a container; one that is not there is fine."""
+        self.guard()
+        fail_point("instance.remove")
+        self.engine.remove(name)
+        fail_point("instance.removed")
+
+    def others(self, keep: int) -> List[Container]:
+        """The service's containers but for one instance."""
+        return [found for found in self.engine.containers_of(self.paths) if found.name != self.name(keep)]
+
+
+def describe(settings: ContainerSettings) -> Dict[str, Any]:
+    """The settings as a release remembers them."""
+    return json.loads(json.dumps(asdict(settings)))  # type: ignore[no-any-return]
+
+
+def with_image(settings: ContainerSettings, image: str) -> ContainerSettings:
+    """The same settings for another image."""
+    return replace(settings, image=image)
+
+
+def require(container: Optional[Container], name: str) -> Container:
+    """The container, or an ``AgentFailure`` that says it is gone."""
+    if container is None:
+        raise AgentFailure(
+            "container-missing", f"there is no container {name}", hint="`lightship deploy --kind full` makes one"
+        )
+    return container

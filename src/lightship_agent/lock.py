@@ -1,0 +1,234 @@
+"""The service's lock: a flock on state/lock that lives as long as the process that holds it.
+
+No lock outlives its owner, so nothing ever has to be unlocked by hand. The file says who holds it. A holder that is
+alive but does not go on (stopped, or stuck in the kernel) can be overtaken: the file is replaced by another, and the
+number in state/fence, which every taking of the lock raises, shows the old holder that it is not the last one any more.
+It looks before each side effect (``check_fence``).
+"""
+
+# os.* works on descriptors, and says which system call it is.
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lightship_agent import failpoints, system
+from lightship_agent.errors import AgentFailure, Locked, Refused
+from lightship_agent.failpoints import fail_point
+from lightship_agent.names import printable
+from lightship_agent.paths import ServicePaths
+
+__all__ = ["Holder", "ServiceLock", "acquire", "read_holder"]
+
+failpoints.register(
+    lock__taken="the lock is ours, but nobody was told yet",
+    lock__fence="the fencing number is about to be raised",
+    lock__acquired="the lock is ours and says so",
+)
+
+_MAX = 64 * 1024
+_SHOWN = 200
+_POLL = 0.05
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the lock. ``since`` is in seconds since 1970; 0 when it is not known yet."""
+
+    who: str
+    why: str
+    since: float
+    pid: int
+    host: str
+    fence: int
+
+
+_UNKNOWN = Holder("somebody", "", 0.0, 0, "", 0)
+
+
+class ServiceLock:
+    """A lock that is held. Give it back with ``release``, or by ending."""
+
+    def __init__(self, paths: ServicePaths, fd: int, holder: Holder) -> None:
+        self._paths = paths
+        self._fd = fd
+        self.holder = holder
+
+    @property
+    def fence(self) -> int:
+        """The number of this taking of the lock; a later one has a higher number."""
+        return self.holder.fence
+
+    def check_fence(self) -> None:
+        """Refuse (``fenced``) when somebody has overtaken us. To be called before each side effect."""
+        if self._fd < 0 or not _is_file(self._paths.lock, self._fd) or _read_fence(self._paths) != self.fence:
+            raise Refused(
+                "fenced",
+                "the service's lock was taken over; this rollout stopped before its next step",
+                hint="See who holds the lock now.",
+                detail={"fence": self.fence},
+            )
+
+    def release(self) -> None:
+        """Give the lock back. The file stays: one that is removed could be locked twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> ServiceLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def acquire(
+    paths: ServicePaths,
+    *,
+    who: str,
+    why: str,
+    wait_seconds: float = 0.0,
+    on_wait: Callable[[Holder], None] | None = None,
+    take_over: bool = False,
+) -> ServiceLock:
+    """Take the lock of a service.
+
+    ``on_wait`` hears once who holds it. Raises Locked (``locked``) after ``wait_seconds``. ``take_over`` replaces the
+    lock of a holder that lives but does not go on, once the waiting was in vain.
+    """
+    deadline = time.monotonic() + wait_seconds
+    told = False
+    while True:
+        fd = _try(paths)
+        if fd is None:
+            holder = read_holder(paths) or _UNKNOWN
+            if on_wait is not None and not told:
+                on_wait(holder)
+            told = True
+            left = deadline - time.monotonic()
+            if left > 0:
+                time.sleep(min(_POLL, left))
+                continue
+            if not take_over:
+                raise _locked(holder)
+            fd = _replace(paths)
+        fail_point("lock.taken")
+        try:
+            lock = ServiceLock(paths, fd, _announce(paths, fd, who, why))
+        except BaseException:
+            os.close(fd)
+            raise
+        if _is_file(paths.lock, fd):
+            fail_point("lock.acquired")
+            return lock
+        lock.release()  # overtaken at once
+
+
+def read_holder(paths: ServicePaths) -> Holder | None:
+    """What the lock file says; of a lock that nobody holds, that is the last holder."""
+    data = system.read_trusted(paths.lock, _MAX)
+    try:
+        raw = json.loads(data or b"")
+        return Holder(
+            who=str(raw["who"])[:_SHOWN],
+            why=str(raw["why"])[:_SHOWN],
+            since=float(raw["since"]),
+            pid=int(raw["pid"]),
+            host=str(raw["host"])[:_SHOWN],
+            fence=int(raw["fence"]),
+        )
+    except (ValueError, TypeError, KeyError):
+        return None  # just being written
+
+
+def _try(paths: ServicePaths) -> int | None:
+    """The descriptor of the lock file, locked; None when somebody else has it."""
+    while True:
+        fd = _open(paths.lock, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        if _is_file(paths.lock, fd):
+            return fd
+        os.close(fd)  # replaced between the opening and the locking
+
+
+def _replace(paths: ServicePaths) -> int:
+    """Put a lock file of our own, locked, in the place of the one that is held."""
+    temporary = paths.lock.with_name(f".lock.{os.urandom(4).hex()}.tmp")
+    fd = _open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(temporary, paths.lock)
+    except BaseException:
+        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return fd
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+    except OSError as error:
+        raise AgentFailure("state-damaged", f"{path} cannot be opened as the lock: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise AgentFailure("state-damaged", f"{path} is not a regular file")
+    return fd
+
+
+def _is_file(path: Path, fd: int) -> bool:
+    """The path still names the file that the descriptor is of."""
+    try:
+        named = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    ours = os.fstat(fd)
+    return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def _read_fence(paths: ServicePaths) -> int:
+    try:
+        return int(system.read_trusted(paths.fence, 100) or b"0")
+    except ValueError:
+        return 0
+
+
+def _announce(paths: ServicePaths, fd: int, who: str, why: str) -> Holder:
+    # The last holder's own number counts too, should the file with the number have been lost.
+    last = read_holder(paths)
+    fence = max(_read_fence(paths), last.fence if last else 0) + 1
+    fail_point("lock.fence")
+    system.atomic_write(paths.fence, b"%d\n" % fence, 0o600)
+    holder = Holder(who[:_SHOWN], why[:_SHOWN], time.time(), os.getpid(), socket.gethostname(), fence)
+    data = json.dumps(asdict(holder)).encode()
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, data, 0)
+    return holder
+
+
+def _locked(holder: Holder) -> Locked:
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(holder.since)) if holder.since else "just now"
+    doing = f" ({printable(holder.why)})" if holder.why else ""
+    return Locked(
+        "locked",
+        f"{printable(holder.who)} holds the lock since {since}{doing}, as process {holder.pid}",
+        hint="Wait for it (--wait), or ask who holds it.",
+        detail={"who": holder.who, "since": holder.since, "why": holder.why, "pid": holder.pid},
+    )

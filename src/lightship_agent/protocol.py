@@ -1,0 +1,63 @@
+"""The words of the conversation between the controller and the agent.
+
+JSON lines in UTF-8, one object a line, a line at most ``MAX_LINE`` bytes. The controller asks, one request at a time::
+
+    {"id": 1, "op": "prepare", "args": {...}}
+
+While it works the agent may tell of steps and of output::
+
+    {"id": 1, "event": "step", "step": "fetch", "state": "start" | "done" | "failed", "seconds": 0.12, "detail": {...}}
+    {"id": 1, "event": "log", "stream": "stdout" | "stderr", "text": "..."}
+
+and it ends every request with exactly one of::
+
+    {"id": 1, "result": {...}}
+    {"id": 1, "error": {"outcome": "...", "code": "...", "message": "...", "hint": "...", "detail": {...}}}
+
+``outcome`` is one of ``OUTCOMES``. The end of the input means *abort*: before ``activate`` everything is undone, after it
+the agent finishes by itself (verify, then commit or revert) and writes the outcome to its journal.
+
+``VERSION`` grows when a word changes its meaning; ``hello`` carries it, and both sides refuse another one.
+"""
+
+import json
+from typing import Any, Dict
+
+from lightship_agent.errors import ProtocolError
+
+__all__ = ["LOCKING_OPERATIONS", "MAX_LINE", "OPERATIONS", "OUTCOMES", "VERSION", "decode_request", "encode"]
+
+VERSION = 1
+MAX_LINE = 8 * 1024 * 1024
+
+OUTCOMES = ("failed", "usage", "refused", "reverted", "degraded", "locked")
+
+LOCKING_OPERATIONS = ("build", "pull", "prepare", "activate", "verify", "commit", "revert", "abort")
+"""What needs the service's lock: ``hello`` must have been sent with ``lock: true``."""
+
+OPERATIONS = ("hello", "inspect", *LOCKING_OPERATIONS, "status", "logs", "exec", "bye")
+
+
+def encode(message: Dict[str, Any]) -> bytes:
+    """One message as one line."""
+    return json.dumps(message, separators=(",", ":")).encode("utf-8") + b"\n"
+
+
+def decode_request(line: bytes) -> Dict[str, Any]:
+    """A request from one line; raises ``ProtocolError`` (code ``bad-request``) for anything that is not one."""
+    if len(line) > MAX_LINE:
+        raise ProtocolError("bad-request", f"a request is longer than {MAX_LINE} bytes")
+    try:
+        message = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("bad-request", f"a request is not one line of JSON: {error}"[:300]) from None
+    if not isinstance(message, dict):
+        raise ProtocolError("bad-request", "a request is not a JSON object")
+    number, operation, args = message.get("id"), message.get("op"), message.get("args", {})
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ProtocolError("bad-request", "a request's id is not a whole number")
+    if operation not in OPERATIONS:
+        raise ProtocolError("bad-request", f"unknown operation {ascii(operation)[:80]}")
+    if not isinstance(args, dict):
+        raise ProtocolError("bad-request", "a request's args are not a JSON object")
+    return {"id": number, "op": operation, "args": args}

@@ -1,0 +1,292 @@
+"""The reload ways: how a container that runs comes to run another release.
+
+``swap`` boots the release in the idle slot, where its workers wait at the gate until ``current`` names it.
+``touch`` and ``chain`` try the release in a candidate process, and touch the file that the image's one uWSGI watches after
+``current`` was renamed.
+"""
+
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+from lightship_agent import slots
+from lightship_agent.container import Container, Engine, exec_command
+from lightship_agent.errors import AgentFailure, Refused
+from lightship_agent.failpoints import fail_point, register
+from lightship_agent.paths import CONTAINER_CODE, ServicePaths
+from lightship_agent.slots import MAIN, SLOT_NAMES, InstanceOrder, SlotOrder, SlotView, Worker
+from lightship_agent.system import run
+
+__all__ = ["Booted", "Patience", "SlotReload", "TouchReload", "live_slot", "wait_until"]
+
+register(touch__before="the file that uWSGI watches is about to be touched", touch__after="it has been touched")
+
+LOOK = 0.005
+PARK_SECONDS = 3.0
+CONTAINER_LOOK = 0.25
+WAITING = ("ready", "serving", "parked")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Time limits in seconds: for a boot, and for requests in flight when a slot quits."""
+
+    boot: float
+    requests: float
+
+
+@dataclass(frozen=True)
+class Booted:
+    """A release that was seen to boot."""
+
+    slot: str
+    workers: int
+    import_seconds: float
+    test_seconds: float
+
+
+def wait_until(look: Callable[[], bool], seconds: float, *, alive: Optional[Callable[[], None]] = None) -> bool:
+    """Look every few milliseconds until it is so; False when the time is over. ``alive`` may raise to end the wait."""
+    deadline = time.monotonic() + seconds
+    next_alive = time.monotonic() + CONTAINER_LOOK
+    while not look():
+        now = time.monotonic()
+        if now > deadline:
+            return False
+        if alive is not None and now > next_alive:
+            alive()
+            next_alive = now + CONTAINER_LOOK
+        time.sleep(LOOK)
+    return True
+
+
+def live_slot(order: Optional[InstanceOrder], current: Optional[str]) -> Optional[str]:
+    """The slot that runs what ``current`` names, or None."""
+    for name, slot in (order.slots if order else {}).items():
+        if slot.release == current:
+            return name
+    return None
+
+
+def import_failure(release: str, failure: slots.Failure) -> Refused:
+    """The refusal for a release that does not boot: the traceback's last line is the message."""
+    return Refused(
+        "boot-failed",
+        f"release {release[:7]} does not start: {failure.error}",
+        hint="fix it and deploy again; what is live was not touched",
+        detail={"error": failure.error, "traceback": failure.traceback, "commit": release},
+    )
+
+
+class _Watched:
+    """A container that must stay up while something is waited for."""
+
+    def __init__(self, engine: Engine, container: str, checkpoint: Callable[[], None]) -> None:
+        self.engine = engine
+        self.container = container
+        self._checkpoint = checkpoint
+        self._restarts: Optional[int] = None
+
+    def alive(self) -> None:
+        """Raise when the container is gone, stopped or was started again meanwhile, or the rollout was called off."""
+        self._checkpoint()
+        found = self.engine.container(self.container)
+        if found is None or not found.running:
+            raise Refused(
+                "container-down",
+                f"the container {self.container} is not running"
+                + (f" (exit status {found.exit_code}{', out of memory' if found.oom_killed else ''})" if found else ""),
+                hint="`lightship logs` shows what it said last",
+                detail={"log": self.log()},
+            )
+        if self._restarts is None:
+            self._restarts = found.restarts
+        elif found.restarts > self._restarts:
+            raise Refused(
+                "container-restarted",
+                f"the container {self.container} ended and was started again",
+                detail={"log": self.log()},
+            )
+
+    def log(self, lines: int = 40) -> str:
+        """The container's last output, for a person."""
+        done = run(["docker", "logs", "--tail", str(lines), self.container], timeout=20)
+        return (done.out + done.err)[-8000:]
+
+
+class SlotReload:
+    """The swap."""
+
+    def __init__(
+        self,
+        paths: ServicePaths,
+        engine: Engine,
+        container: Container,
+        patience: Patience,
+        checkpoint: Callable[[], None],
+    ) -> None:
+        self.paths = paths
+        self.instance = container.instance
+        self.patience = patience
+        self.watched = _Watched(engine, container.name, checkpoint)
+
+    def boot(self, order: InstanceOrder, release: str, generation: int, idle: str) -> Booted:
+        """Boot the release in the idle slot and wait until each of its workers stands at the gate."""
+        slots.write_order(self.paths, self.instance, _with_slot(order, idle, SlotOrder(release, generation)))
+        try:
+            return self.wait_booted(idle, release, generation)
+        except BaseException:
+            slots.write_order(self.paths, self.instance, order)
+            raise
+
+    def wait_booted(self, slot: str, release: str, generation: int) -> Booted:
+        """Wait until every worker of the slot has announced the release; raises ``Refused`` when it cannot boot."""
+        view: List[SlotView] = []
+
+        def seen() -> bool:
+            failure = slots.read_failure(self.paths, self.instance, slot, generation)
+            if failure:
+                raise import_failure(release, failure)
+            booted = slots.read_booted(self.paths, self.instance, slot, generation)
+            if not booted or len(slots.read_workers(self.paths, self.instance, slot)) < int(booted.get("workers") or 1):
+                return False
+            view[:] = [slots.read_slot(self.paths, self.instance, slot)]
+            return view[0].proven(release, generation, WAITING)
+
+        if not wait_until(seen, self.patience.boot, alive=self.watched.alive):
+            raise Refused(
+                "boot-timeout",
+                f"release {release[:7]} did not start within {self.patience.boot:g} s",
+                hint="if it needs longer, raise `boot_timeout`; `lightship logs` shows what it said",
+                detail={"log": self.watched.log()},
+            )
+        return _booted(slot, view[0])
+
+    def wait_serving(self, release: str, slot: str) -> List[Worker]:
+        """Wait until every worker of the slot serves, and no idle worker of the other one does."""
+        view: List[SlotView] = []
+
+        def seen() -> bool:
+            view[:] = [slots.read_slot(self.paths, self.instance, slot)]
+            return view[0].proven(release, None, ("serving",))
+
+        if not wait_until(seen, self.patience.boot, alive=self.watched.alive):
+            raise AgentFailure(
+                "not-serving", f"not every worker of slot {slot} serves release {release[:7]}", detail=_states(view)
+            )
+        return view[0].workers
+
+    def wait_parked(self, slot: str) -> List[Worker]:
+        """Wait until the workers of the slot that left take no new request; returns those still in one."""
+        busy: List[Worker] = []
+
+        def quiet() -> bool:
+            view = slots.read_slot(self.paths, self.instance, slot)
+            stats = {entry.get("id"): entry for entry in view.stats or ()}
+            left = [worker for worker in view.workers if worker.state == "serving"]
+            busy[:] = left
+            return all(stats.get(worker.id, {}).get("status") == "busy" for worker in left) if view.stats else not left
+
+        if not wait_until(quiet, PARK_SECONDS):
+            raise AgentFailure(
+                "not-parked",
+                f"idle workers of slot {slot} still take requests",
+                detail={"workers": [w.as_dict() for w in busy]},
+            )
+        return busy
+
+    def retire(self, keep: Mapping[str, SlotOrder], order: InstanceOrder) -> None:
+        """Leave only these slots to the keeper; it stops the others when their requests are done."""
+        slots.write_order(self.paths, self.instance, replace(order, slots=dict(keep)))
+
+
+class TouchReload:
+    """The classic: one uWSGI that watches a file, and a candidate process that tries the release first."""
+
+    def __init__(
+        self,
+        paths: ServicePaths,
+        engine: Engine,
+        container: Container,
+        patience: Patience,
+        checkpoint: Callable[[], None],
+    ) -> None:
+        self.paths = paths
+        self.engine = engine
+        self.container = container
+        self.patience = patience
+        self.watched = _Watched(engine, container.name, checkpoint)
+
+    def boot(self, release: str) -> Booted:
+        """Import and test the release in a process of its own in the same container."""
+        started = time.monotonic()
+        command = [self.container.python, f"{CONTAINER_CODE}/boot/entry.py", "--candidate", release]
+        env = {"LIGHTSHIP_SLOT": "candidate"}
+        done = run(
+            exec_command(self.container.name, "/", command, user=self.container.user, env=env),
+            timeout=self.patience.boot,
+        )
+        if done.timed_out:
+            raise Refused(
+                "boot-timeout",
+                f"release {release[:7]} was not imported within {self.patience.boot:g} s",
+                hint="if it needs longer, raise `boot_timeout`",
+            )
+        if done.status != 0:
+            failure = slots.read_failure(self.paths, self.container.instance, "candidate", None)
+            text = done.err.strip() or done.out.strip()
+            last = text.splitlines()[-1] if text else f"exit status {done.status}"
+            raise import_failure(release, failure or slots.Failure(last[:2000], text[-16000:]))
+        return Booted(MAIN, 0, time.monotonic() - started, 0.0)
+
+    def touch(self) -> None:
+        """Make uWSGI reload. It compares whole seconds and wants a newer one, so the time must be past the last touch."""
+        fail_point("touch.before")
+        path = self.paths.reload
+        try:
+            last = int(path.stat().st_mtime)
+        except FileNotFoundError:
+            path.touch(mode=0o644)
+            last = 0
+        moment = max(int(time.time()), last + 1)
+        os.utime(path, (moment, moment))
+        fail_point("touch.after")
+
+    def wait_serving(self, release: str) -> List[Worker]:
+        """Wait until every worker of the one uWSGI says that it runs the release."""
+        view: List[SlotView] = []
+
+        def seen() -> bool:
+            view[:] = [slots.read_slot(self.paths, self.container.instance, MAIN)]
+            return view[0].proven(release, None, ("serving",))
+
+        if not wait_until(seen, self.patience.boot, alive=self.watched.alive):
+            raise AgentFailure("not-serving", f"not every worker runs release {release[:7]}", detail=_states(view))
+        return view[0].workers
+
+
+def _with_slot(order: InstanceOrder, name: str, slot: SlotOrder) -> InstanceOrder:
+    return replace(order, slots={**order.slots, name: slot})
+
+
+def _booted(slot: str, view: SlotView) -> Booted:
+    found: Dict[str, Any] = dict(view.booted or {})
+    return Booted(slot, len(view.workers), _seconds(found.get("import_seconds")), _seconds(found.get("test_seconds")))
+
+
+def _seconds(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < 1e6 else 0.0
+
+
+def _states(view: List[SlotView]) -> Dict[str, Any]:
+    seen: Tuple[SlotView, ...] = tuple(view)
+    return {
+        "workers": [worker.as_dict() for each in seen for worker in each.workers],
+        "stats": bool(seen and seen[0].stats),
+    }
+
+
+def idle_slot(live: Optional[str]) -> str:
+    """The slot that does not serve."""
+    return SLOT_NAMES[1] if live == SLOT_NAMES[0] else SLOT_NAMES[0]

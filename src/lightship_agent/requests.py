@@ -1,0 +1,201 @@
+"""The arguments of the operations, read by allow-list: what is not as it should be is a ``ProtocolError`` before anything happens."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
+
+from lightship_agent.container import ContainerSettings
+from lightship_agent.errors import ProtocolError
+from lightship_agent.health import HealthCheck
+from lightship_agent.names import printable, valid_commit
+from lightship_agent.release import shared_paths
+
+__all__ = ["Check", "PrepareRequest", "Reader"]
+
+KINDS = ("code", "container", "full")
+RELOADS = ("swap", "touch", "chain")
+APP = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?")
+IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._/:@-]{0,300}")
+T = TypeVar("T")
+
+
+def _wrong(field: str, value: Any, rule: str) -> ProtocolError:
+    return ProtocolError("bad-value", f"{field}: {printable(value)} {rule}")
+
+
+class Reader:
+    """Typed access to a JSON object; every error names the field."""
+
+    def __init__(self, found: Mapping[str, Any], where: str = "") -> None:
+        self._found = found
+        self._where = where
+
+    def text(self, name: str, default: Optional[str] = None, pattern: Optional["re.Pattern[str]"] = None) -> str:
+        """A string; a missing one is an error unless there is a default."""
+        value = self._found.get(name, default)
+        if not isinstance(value, str) or "\0" in value:
+            raise _wrong(self._where + name, value, "is not a string")
+        if pattern is not None and value != default and not pattern.fullmatch(value):
+            raise _wrong(self._where + name, value, f"does not match {pattern.pattern}")
+        return value
+
+    def seconds(self, name: str, default: float, high: float = 86400.0) -> float:
+        """A number of seconds from 0 to ``high``."""
+        value = self._found.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
+            raise _wrong(self._where + name, value, f"is not a number of seconds from 0 to {high:g}")
+        return float(value)
+
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        """A whole number within bounds."""
+        value = self._found.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _wrong(self._where + name, value, f"is not a whole number from {low} to {high}")
+        return value
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """True or false."""
+        value = self._found.get(name, default)
+        if not isinstance(value, bool):
+            raise _wrong(self._where + name, value, "is neither true nor false")
+        return value
+
+    def choice(self, name: str, choices: Sequence[str], default: Optional[str] = None) -> str:
+        """One of the choices."""
+        value = self._found.get(name, default)
+        if value not in choices:
+            raise _wrong(self._where + name, value, f"is none of {', '.join(choices)}")
+        return str(value)
+
+    def texts(self, name: str) -> Tuple[str, ...]:
+        """A list of strings; missing is an empty one."""
+        value = self._found.get(name) or []
+        if not isinstance(value, list) or not all(isinstance(each, str) and "\0" not in each for each in value):
+            raise _wrong(self._where + name, value, "is not a list of strings")
+        return tuple(value)
+
+    def table(self, name: str) -> Dict[str, str]:
+        """An object of strings; missing is an empty one."""
+        value = self._found.get(name) or {}
+        if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+            raise _wrong(self._where + name, value, "is not an object of strings")
+        return dict(value)
+
+    def inner(self, name: str) -> Optional[Mapping[str, Any]]:
+        """An object inside, or None."""
+        value = self._found.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise _wrong(self._where + name, value, "is not an object")
+        return value
+
+    def items(self, name: str, parse: Callable[["Reader"], T]) -> List[T]:
+        """A list of objects."""
+        value = self._found.get(name) or []
+        if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+            raise _wrong(self._where + name, value, "is not a list of objects")
+        return [parse(Reader(each, f"{self._where}{name}[{index}].")) for index, each in enumerate(value)]
+
+    def environment(self, name: str) -> Dict[str, str]:
+        """Variables as ``--env-file`` can carry them: one line each."""
+        found = self.table(name)
+        for key, value in found.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+                raise _wrong(f"{self._where}{name}", key, "is not a variable's name")
+            if "\n" in value or "\r" in value or "\0" in value:
+                raise ProtocolError("bad-value", f"{self._where}{name}.{key}: the value has more than one line")
+        return found
+
+
+@dataclass(frozen=True)
+class Check:
+    """A command that the new release must pass (``required``) or that only warns."""
+
+    name: str
+    command: Sequence[str]
+    timeout: float
+    required: bool
+
+    @classmethod
+    def parse(cls, read: Reader) -> "Check":
+        """From the protocol's JSON."""
+        command = read.texts("command")
+        if not command:
+            raise ProtocolError("bad-value", "checks: a check has no command")
+        return cls(read.text("name"), command, read.seconds("timeout", 60.0), read.flag("required", True))
+
+
+@dataclass(frozen=True)
+class PrepareRequest:
+    """All that ``prepare`` is asked to do."""
+
+    commit: str
+    kind: str
+    app: str
+    health: Optional[HealthCheck]
+    health_raw: Optional[Mapping[str, Any]]
+    patience: float
+    boot_timeout: float
+    soak: float
+    reload: str
+    shared: Sequence[str]
+    keep: int
+    checks: Sequence[Check]
+    retry: bool
+    why: str
+    container: Optional[ContainerSettings]
+    stored: bool
+    env: Optional[Mapping[str, str]]
+
+    @classmethod
+    def parse(cls, args: Mapping[str, Any]) -> "PrepareRequest":
+        """From the protocol's JSON."""
+        read = Reader(args)
+        health = read.inner("health")
+        inner = read.inner("container")
+        stored = bool(inner and inner.get("stored"))
+        return cls(
+            commit=valid_commit(args.get("commit")),
+            kind=read.choice("kind", KINDS),
+            app=read.text("app", None, APP),
+            health=_health(health),
+            health_raw=health,
+            patience=read.seconds("patience", 30.0),
+            boot_timeout=read.seconds("boot_timeout", 120.0),
+            soak=read.seconds("soak", 0.0),
+            reload=read.choice("reload", RELOADS, "swap"),
+            shared=shared_paths(read.texts("shared")),
+            keep=read.whole("keep", 5, 1, 1000),
+            checks=read.items("checks", Check.parse),
+            retry=read.flag("retry"),
+            why=read.text("why", ""),
+            container=_container(Reader(inner, "container."), read.choice("reload", RELOADS, "swap"))
+            if inner and not stored
+            else None,
+            stored=stored,
+            env=Reader(inner, "container.").environment("env") if inner and "env" in inner else None,
+        )
+
+
+def _health(found: Optional[Mapping[str, Any]]) -> Optional[HealthCheck]:
+    if found is None:
+        return None
+    try:
+        check = HealthCheck.parse(found)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ProtocolError("bad-value", f"health: {error}") from None
+    if not re.fullmatch(r"/[!-~]*", check.path) or not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", check.host):
+        raise ProtocolError("bad-value", "health: the path or the host holds characters that have no place there")
+    return check
+
+
+def _container(read: Reader, reload: str) -> ContainerSettings:
+    return ContainerSettings(
+        image=read.text("image", None, IMAGE),
+        options=read.texts("options"),
+        ports=read.texts("ports"),
+        volumes=read.texts("volumes"),
+        fingerprint=read.text("fingerprint", ""),
+        settings=read.text("settings_digest", ""),
+        reload=reload,
+        labels=read.table("labels"),
+    )

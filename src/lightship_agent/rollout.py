@@ -1,0 +1,596 @@
+"""One rollout on this server: prepare, activate, verify, then commit or revert.
+
+What has to be known to undo or to finish it stands in the journal before anything happens (``Situation``), so the next
+conversation can do either after a kill at any point (``recover``), with nothing but the journal, the files and the engine.
+"""
+
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional
+
+from lightship_agent import release as releases
+from lightship_agent import slots
+from lightship_agent.checks import run_checks
+from lightship_agent.container import Container, ContainerSettings
+from lightship_agent.errors import AgentFailure, Degraded, Refused, Reverted
+from lightship_agent.failpoints import fail_point, register
+from lightship_agent.git import Mirror
+from lightship_agent.health import HealthCheck, wait_healthy
+from lightship_agent.instance import Instances, describe, env_file, install_runtime, require, settings_from
+from lightship_agent.journal import Journal, Pending
+from lightship_agent.paths import ServicePaths
+from lightship_agent.reload import Booted, Patience, SlotReload, TouchReload, idle_slot, live_slot
+from lightship_agent.requests import PrepareRequest
+from lightship_agent.slots import InstanceOrder, SlotOrder, Worker
+from lightship_agent.soak import soak
+from lightship_agent.state import ServiceState, load_state, save_state
+from lightship_agent.system import atomic_write
+
+__all__ = ["Rollout", "Situation", "Tools"]
+
+register(
+    commit__state="the release is about to be written down as stable",
+    commit__stable="the release has been written down as stable",
+    rollout__prepared="everything is prepared, nothing is active",
+    rollout__activated="the new release is active and not verified",
+    rollout__verified="the new release is verified and not stable yet",
+    revert__begin="the way back is about to begin",
+    revert__end="the old release serves again",
+)
+
+HEALTH_DEFAULT = 5.0
+Step = Callable[[str], ContextManager[Dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a rollout works with. ``guard`` refuses when the lock was taken over, ``checkpoint`` when it was called off."""
+
+    paths: ServicePaths
+    mirror: Mirror
+    journal: Journal
+    instances: Instances
+    step: Step
+    guard: Callable[[], None]
+    checkpoint: Callable[[], None]
+    who: str
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a rollout found and decided: all that is needed to finish or to undo it. The journal keeps it.
+
+    ``instance`` and ``slot`` are where the new release boots, the ``old_`` ones where the release before it runs.
+    """
+
+    commit: str
+    previous: Optional[str]
+    way: str
+    replaces: bool
+    instance: int
+    old_instance: int
+    slot: str
+    old_slot: Optional[str]
+    generation: int
+    patience: float
+    boot_timeout: float
+    soak: float
+    keep: int
+    health: Optional[Mapping[str, Any]]
+    settings: Optional[Mapping[str, Any]]
+
+    @property
+    def health_check(self) -> Optional[HealthCheck]:
+        """The health path, if there is one."""
+        return HealthCheck.parse(self.health) if self.health else None
+
+
+class Rollout:
+    """The phases of one rollout, each called once and in order, or not at all."""
+
+    def __init__(self, tools: Tools, situation: Situation) -> None:
+        self.tools = tools
+        self.situation = situation
+        self.activated = False
+        self.verified = False
+
+    # --- prepare ------------------------------------------------------------------
+
+    @classmethod
+    def prepare(cls, tools: Tools, request: PrepareRequest) -> "tuple[Rollout, Dict[str, Any]]":
+        """Bring the release to the point where one step makes it live. Nothing that serves is changed."""
+        refuse_failed(tools.paths, request)
+        tools.guard()
+        rollout = cls(tools, decide(tools, request))
+        situation = rollout.situation
+        tools.journal.begin(
+            f"{int(time.time() * 1000):x}-{os.getpid()}",
+            kind=request.kind,
+            commit=situation.commit,
+            previous=situation.previous,
+            who=tools.who,
+            data=asdict(situation),
+        )
+        try:
+            answer = rollout._prepare(request)
+        except BaseException as error:
+            rollout.abort("refused", failed=isinstance(error, Refused) and error.code in BLAMES_RELEASE)
+            raise
+        fail_point("rollout.prepared")
+        return rollout, answer
+
+    def _prepare(self, request: PrepareRequest) -> Dict[str, Any]:
+        tools, situation = self.tools, self.situation
+        install_runtime(tools.paths)
+        with tools.step("tree") as detail:
+            made = make_tree(tools, request)
+            detail.update(tree=made.tree, changed=made.changed)
+        tools.checkpoint()
+        save_state(tools.paths, replace(load_state(tools.paths), generation=situation.generation))
+        if situation.replaces:
+            booted, checks = self._try_image(request)
+        else:
+            booted, checks = self._try_release(request)
+        return {
+            "commit": situation.commit,
+            "tree": made.tree,
+            "slot": booted.slot,
+            "workers": booted.workers,
+            "import_seconds": booted.import_seconds,
+            "checks": checks,
+        }
+
+    def _try_release(self, request: PrepareRequest) -> "tuple[Booted, List[Dict[str, Any]]]":
+        """A code deploy: boot the release beside the old one, in the container that runs."""
+        situation = self.situation
+        container = self._running_container()
+        with self.tools.step("boot") as detail:
+            if situation.way == "swap":
+                reload = self._slots(container)
+                order = self._order(request, {situation.old_slot: situation.previous} if situation.old_slot else {})
+                booted = reload.boot(order, situation.commit, situation.generation, situation.slot)
+            else:
+                booted = self._touch(container).boot(situation.commit)
+            detail.update(import_seconds=booted.import_seconds, workers=booted.workers)
+        return booted, run_checks(self.tools.step, container, situation.commit, request.checks)
+
+    def _running_container(self) -> Container:
+        """The service's container, started first when it does not run."""
+        instances, situation = self.tools.instances, self.situation
+        name = instances.name(situation.instance)
+        container = require(instances.find(situation.instance), name)
+        if container.running:
+            return container
+        with self.tools.step("start"):
+            instances.start(name)
+            container = require(instances.find(situation.instance), name)
+            if situation.previous:
+                self._wait_serving(container, situation.previous, situation.old_slot)
+        return container
+
+    def _try_image(self, request: PrepareRequest) -> "tuple[Booted, List[Dict[str, Any]]]":
+        """A container deploy: boot the release in a container that publishes nothing, then create the real one."""
+        tools, situation = self.tools, self.situation
+        instances, settings = tools.instances, self._settings()
+        instances.write_env(situation.instance, self._env(request))
+        self._write_order(self._order(request, {situation.slot: situation.commit}))
+        name = instances.create(situation.instance, settings, check=situation.commit)
+        try:
+            with tools.step("try") as detail:
+                instances.start(name)
+                check = require(tools.instances.engine.container(name), name)
+                if situation.way == "swap":
+                    booted = self._slots(check).wait_booted(situation.slot, situation.commit, situation.generation)
+                else:
+                    workers = self._touch(check).wait_serving(situation.commit)
+                    booted = Booted(situation.slot, len(workers), 0.0, 0.0)
+                detail.update(import_seconds=booted.import_seconds, workers=booted.workers)
+            checks = run_checks(tools.step, check, situation.commit, request.checks)
+        finally:
+            with tools.step("tidy"):
+                instances.remove(name)
+        instances.create(situation.instance, settings)
+        return booted, checks
+
+    def abort(self, outcome: str = "aborted", *, failed: bool = False) -> None:
+        """Undo what was prepared; what serves was never touched."""
+        situation, tools = self.situation, self.tools
+        if situation.replaces:
+            tools.instances.remove(tools.instances.check_name(situation.instance))
+            tools.instances.remove(tools.instances.name(situation.instance))
+            tools.paths.instance_file(situation.instance).unlink(missing_ok=True)
+            env_file(tools.paths, situation.instance).unlink(missing_ok=True)
+        elif situation.way == "swap":
+            self._leave_only(situation.old_slot)
+        if failed and releases.load(tools.paths, situation.commit) and situation.commit != situation.previous:
+            releases.mark(tools.paths, situation.commit, "failed")
+        tools.journal.end(outcome)
+
+    # --- activate -----------------------------------------------------------------
+
+    def activate(self) -> Dict[str, Any]:
+        """Make the release live."""
+        tools, situation = self.tools, self.situation
+        tools.guard()
+        tools.journal.doing("activate")
+        self.activated = True
+        with tools.step("flip"):
+            if situation.replaces:
+                self._switch_containers()
+            else:
+                releases.flip(tools.paths, situation.commit, tools.guard)
+                if situation.way != "swap":
+                    self._touch(self._container()).touch()
+        flipped = time.time()
+        tools.journal.done("activate")
+        fail_point("rollout.activated")
+        return {"flipped": flipped}
+
+    def _switch_containers(self) -> None:
+        """Without a proxy a published port has one owner: the old container stops, then the new one starts."""
+        tools, situation = self.tools, self.situation
+        instances = tools.instances
+        old = instances.find(situation.old_instance)
+        if old is not None and old.running:
+            instances.stop(old.name, situation.patience)
+        releases.flip(tools.paths, situation.commit, tools.guard)
+        instances.start(instances.name(situation.instance))
+
+    # --- verify -------------------------------------------------------------------
+
+    def verify(self) -> Dict[str, Any]:
+        """See every worker run the release, the health path answer, and the release survive its soak."""
+        tools, situation = self.tools, self.situation
+        container = self._container()
+        with tools.step("workers") as detail:
+            workers = self._wait_serving(container, situation.commit, situation.slot)
+            leaving: List[Worker] = []
+            if situation.way == "swap" and situation.old_slot and not situation.replaces:
+                leaving = self._slots(container).wait_parked(situation.old_slot)
+            detail.update(workers=len(workers), finishing=len(leaving))
+        health = self._verify_health(container)
+        if situation.soak:
+            with tools.step("soak"):
+                soak(tools, situation.instance, container.name, self._serving_slot(), situation.commit, situation.soak)
+        self.verified = True
+        fail_point("rollout.verified")
+        return {"workers": [worker.as_dict() for worker in workers], "health": health}
+
+    def _verify_health(self, container: Container) -> Optional[Dict[str, Any]]:
+        check, port = self.situation.health_check, container.published()
+        if check is None or port is None:
+            return None
+        with self.tools.step("health") as detail:
+            answer = wait_healthy(check, port, self.situation.commit)
+            detail.update(status=answer.status)
+            if answer.problem:
+                raise AgentFailure("unhealthy", f"release {self.situation.commit[:7]} is not healthy: {answer.problem}")
+        return {"status": answer.status, "seconds": round(answer.seconds, 4)}
+
+    def _wait_serving(self, container: Container, commit: str, slot: Optional[str]) -> List[Worker]:
+        if self.situation.way == "swap":
+            return self._slots(container).wait_serving(commit, slot or "0")
+        return self._touch(container).wait_serving(commit)
+
+    # --- commit -------------------------------------------------------------------
+
+    def commit(self, keep: int) -> Dict[str, Any]:
+        """Write the release down as stable, let the old slot or container go, and prune."""
+        tools, situation = self.tools, self.situation
+        tools.guard()
+        tools.journal.doing("commit")
+        state = load_state(tools.paths)
+        previous = state.stable if state.stable != situation.commit else state.previous
+        fail_point("commit.state")
+        save_state(tools.paths, replace(state, stable=situation.commit, previous=previous, instance=situation.instance))
+        fail_point("commit.stable")
+        settings = situation.settings or self._remembered(situation.previous)
+        remembered: Dict[str, Any] = {"extra": {"container": settings}} if settings else {}
+        if settings:
+            remembered["fingerprint"] = str(settings.get("fingerprint", ""))
+        releases.mark(tools.paths, situation.commit, "stable", **remembered)
+        if situation.previous and situation.previous != situation.commit:
+            old = releases.load(tools.paths, situation.previous)
+            if old and old.state == "stable":
+                releases.mark(tools.paths, situation.previous, "retired")
+        if situation.replaces:
+            self._drop_old_instances()
+        elif situation.way == "swap":
+            self._leave_only(situation.slot)
+        tools.journal.end("done")
+        return {"stable": situation.commit, "pruned": prune(tools, keep)}
+
+    def _drop_old_instances(self) -> None:
+        tools, situation = self.tools, self.situation
+        env = env_file(tools.paths, situation.instance)
+        tools.guard()
+        if env.exists():
+            atomic_write(tools.paths.env, env.read_bytes(), 0o600)
+        for container in tools.instances.others(situation.instance):
+            tools.instances.remove(container.name)
+            env_file(tools.paths, container.instance).unlink(missing_ok=True)
+            tools.paths.instance_file(container.instance).unlink(missing_ok=True)
+
+    # --- revert -------------------------------------------------------------------
+
+    def revert(self, reason: str) -> Dict[str, Any]:
+        """Bring the release before this one back, and see that it serves; raises ``Degraded`` when it does not."""
+        tools, situation = self.tools, self.situation
+        fail_point("revert.begin")
+        tools.guard()
+        tools.journal.doing("revert", {"reason": reason[:500]})
+        try:
+            with tools.step("revert"):
+                self._go_back()
+        except AgentFailure as error:
+            tools.journal.end("degraded")
+            raise Degraded(
+                "degraded",
+                f"release {situation.commit[:7]} failed ({reason}), and going back to "
+                f"{(situation.previous or 'nothing')[:7]} failed too: {error.message}",
+                hint=error.hint or "`lightship status` shows what runs; `lightship rollback` tries again",
+                detail={"reason": reason, "revert": error.as_dict()},
+            ) from error
+        if releases.load(tools.paths, situation.commit):
+            releases.mark(tools.paths, situation.commit, "failed")
+        tools.journal.end("reverted")
+        fail_point("revert.end")
+        return {"current": situation.previous}
+
+    def _go_back(self) -> None:
+        tools, situation = self.tools, self.situation
+        instances = tools.instances
+        if situation.replaces:
+            instances.remove(instances.name(situation.instance))
+            if situation.previous:
+                releases.flip(tools.paths, situation.previous, tools.guard)
+            else:
+                tools.paths.current.unlink(missing_ok=True)
+            old = instances.find(situation.old_instance)
+            if old is None:
+                if situation.old_instance:
+                    raise AgentFailure("container-missing", "the old container is gone")
+                return
+            if not old.running:
+                instances.start(old.name)
+            old = require(instances.find(situation.old_instance), old.name)
+            if situation.previous:
+                self._wait_serving(old, situation.previous, situation.old_slot)
+            return
+        if situation.previous is None:
+            raise AgentFailure("nothing-before", "there was no release before this one")
+        releases.flip(tools.paths, situation.previous, tools.guard)
+        container = self._container()
+        if situation.way != "swap":
+            self._touch(container).touch()
+        if not container.running:
+            instances.start(container.name)
+            container = self._container()
+        self._wait_serving(container, situation.previous, situation.old_slot)
+        if situation.way == "swap":
+            self._leave_only(situation.old_slot)
+
+    # --- helpers ------------------------------------------------------------------
+
+    def _container(self) -> Container:
+        number = self.situation.instance
+        return require(self.tools.instances.find(number), self.tools.instances.name(number))
+
+    def _serving_slot(self) -> str:
+        return self.situation.slot if self.situation.way == "swap" else slots.MAIN
+
+    def _patience(self) -> Patience:
+        return Patience(self.situation.boot_timeout, self.situation.patience)
+
+    def _slots(self, container: Container) -> SlotReload:
+        tools = self.tools
+        return SlotReload(tools.paths, tools.instances.engine, container, self._patience(), self._called_off)
+
+    def _touch(self, container: Container) -> TouchReload:
+        tools = self.tools
+        return TouchReload(tools.paths, tools.instances.engine, container, self._patience(), self._called_off)
+
+    def _called_off(self) -> None:
+        """Before the flip a rollout ends when nobody listens any more; after it, it is finished."""
+        if not self.activated:
+            self.tools.checkpoint()
+
+    def _order(self, request: PrepareRequest, running: Mapping[str, Optional[str]]) -> InstanceOrder:
+        """What the instance is to run, with the generations that run already kept."""
+        known = slots.read_order(self.tools.paths, self.situation.instance)
+        found: Dict[str, SlotOrder] = {}
+        for name, commit in running.items():
+            if known and name in known.slots and known.slots[name].release == commit:
+                found[name] = known.slots[name]
+            elif commit:
+                found[name] = SlotOrder(commit, self.situation.generation)
+        return InstanceOrder(request.app, request.health_raw, request.patience, request.shared, found)
+
+    def _write_order(self, order: InstanceOrder) -> None:
+        self.tools.guard()
+        slots.write_order(self.tools.paths, self.situation.instance, order)
+
+    def _leave_only(self, slot: Optional[str]) -> None:
+        """Leave only this slot to the keeper; it stops the other one when its requests are done."""
+        known = slots.read_order(self.tools.paths, self.situation.instance)
+        if known is None:
+            return
+        kept = {name: order for name, order in known.slots.items() if name == slot}
+        if kept != known.slots:
+            self._write_order(replace(known, slots=kept))
+
+    def _settings(self) -> ContainerSettings:
+        settings = settings_from(self.situation.settings or {})
+        if settings is None:
+            raise AgentFailure("no-settings", f"nothing is known of the container of {self.situation.commit[:7]}")
+        return settings
+
+    def _remembered(self, commit: Optional[str]) -> Optional[Mapping[str, Any]]:
+        found = releases.load(self.tools.paths, commit) if commit else None
+        return found.extra.get("container") if found else None
+
+    def _env(self, request: PrepareRequest) -> Dict[str, str]:
+        if request.env is not None:
+            return dict(request.env)
+        if not self.tools.paths.env.exists():
+            return {}
+        lines = self.tools.paths.env.read_text(encoding="utf-8").splitlines()
+        return dict(line.partition("=")[::2] for line in lines if line)
+
+
+BLAMES_RELEASE = ("boot-failed", "boot-timeout", "check-failed", "container-down", "container-restarted")
+
+
+def refuse_failed(paths: ServicePaths, request: PrepareRequest) -> None:
+    """A release that failed is not tried again unless that is asked for."""
+    known = releases.load(paths, request.commit)
+    if known and known.state == "failed" and not request.retry:
+        raise Refused(
+            "failed-before",
+            f"release {request.commit[:7]} failed here before",
+            hint="fix it and deploy the new commit, or try the same one again with --retry",
+        )
+
+
+def decide(tools: Tools, request: PrepareRequest) -> Situation:
+    """What this rollout starts from and where the release is to boot."""
+    state: ServiceState = load_state(tools.paths)
+    current = releases.current_commit(tools.paths)
+    replaces = request.kind != "code"
+    old_order = slots.read_order(tools.paths, state.instance) if state.instance else None
+    old_slot = live_slot(old_order, current)
+    settings: Optional[Mapping[str, Any]] = None
+    if replaces:
+        settings = describe(request.container) if request.container else None
+        if settings is None and request.stored:
+            known = releases.load(tools.paths, request.commit)
+            settings = known.extra.get("container") if known else None
+        if settings is None:
+            raise Refused(
+                "no-settings",
+                f"it is not known with which container release {request.commit[:7]} ran",
+                hint="deploy its commit instead",
+            )
+    elif not state.instance or tools.instances.find(state.instance) is None:
+        raise Refused(
+            "no-container", "the service has no container here", hint="`lightship deploy --kind full` makes one"
+        )
+    swap = request.reload == "swap"
+    return Situation(
+        commit=request.commit,
+        previous=current,
+        way=request.reload,
+        replaces=replaces,
+        instance=max(tools.instances.highest(), state.instance) + 1 if replaces else state.instance,
+        old_instance=state.instance,
+        slot=(slots.SLOT_NAMES[0] if replaces else idle_slot(old_slot)) if swap else slots.MAIN,
+        old_slot=old_slot if swap else slots.MAIN,
+        generation=state.generation + 1,
+        patience=request.patience,
+        boot_timeout=request.boot_timeout,
+        soak=request.soak,
+        keep=request.keep,
+        health=request.health_raw,
+        settings=settings,
+    )
+
+
+def protected_releases(paths: ServicePaths) -> "set[str]":
+    """The releases that must not go: current, stable, previous, and all that a slot of an instance is to run."""
+    state = load_state(paths)
+    found = {releases.current_commit(paths), state.stable, state.previous}
+    for path in paths.instances.glob("*.json"):
+        if path.stem.isdigit():
+            order = slots.read_order(paths, int(path.stem))
+            found |= {slot.release for slot in order.slots.values()} if order else set()
+            for slot in (*slots.SLOT_NAMES, slots.MAIN):
+                found |= {worker.release for worker in slots.read_workers(paths, int(path.stem), slot)}
+    return {commit for commit in found if commit}
+
+
+def make_tree(tools: Tools, request: PrepareRequest) -> releases.Made:
+    """The release's tree, brought forward from one that may go where there is one."""
+    known = releases.load_all(tools.paths)
+    protected = protected_releases(tools.paths)
+    recycle = [one.commit for one in reversed(releases.prunable(known, request.keep, protected))]
+    there = releases.load(tools.paths, request.commit)
+    info = tools.mirror.commit_info(request.commit) if there is None else None
+    return releases.make(
+        tools.paths,
+        tools.mirror,
+        request.commit,
+        guard=tools.guard,
+        recycle=recycle,
+        protected=protected,
+        shared=request.shared,
+        why=request.why,
+        subject=info.subject if info else "",
+    )
+
+
+def prune(tools: Tools, keep: int) -> List[str]:
+    """Remove the releases that are past retention, but for one, whose tree the next release is made from."""
+    gone = []
+    for one in releases.prunable(releases.load_all(tools.paths), keep, protected_releases(tools.paths), spare=1):
+        tools.guard()
+        releases.discard(tools.paths, one.commit)
+        gone.append(one.commit)
+    return gone
+
+
+def recover(tools: Tools, pending: Pending) -> Dict[str, Any]:
+    """Finish or undo a rollout that ended in the middle; returns what it was and what became of it."""
+    told = {"rollout": pending.rollout, "kind": pending.kind, "commit": pending.commit, "previous": pending.previous}
+    releases.clean_unfinished(tools.paths)
+    try:
+        situation = Situation(**pending.data)
+    except TypeError:
+        tools.journal.end("aborted")
+        return {**told, "outcome": "aborted"}
+    rollout = Rollout(tools, situation)
+    if pending.last("activate") is None:
+        rollout.abort()
+        return {**told, "outcome": "aborted"}
+    rollout.activated = True
+    if pending.last("revert") is not None:
+        rollout.revert("the way back was interrupted")
+        return {**told, "outcome": "reverted"}
+    try:
+        _finish_activation(rollout)
+        rollout.verify()
+    except AgentFailure as error:
+        rollout.revert(error.message)
+        return {**told, "outcome": "reverted", "reason": error.message}
+    rollout.commit(situation.keep)
+    return {**told, "outcome": "done"}
+
+
+def _finish_activation(rollout: Rollout) -> None:
+    """Do again what of ``activate`` may not have happened; doing it twice changes nothing."""
+    tools, situation = rollout.tools, rollout.situation
+    if situation.replaces:
+        rollout._switch_containers()
+        return
+    if releases.current_commit(tools.paths) != situation.commit:
+        # Nobody saw the new release yet: the old one stays.
+        raise AgentFailure("interrupted", "the rollout was interrupted before the flip")
+    container = rollout._container()
+    if not container.running:
+        tools.instances.start(container.name)
+    if situation.way != "swap":
+        rollout._touch(container).touch()
+
+
+def revert_or_raise(rollout: Rollout, error: AgentFailure) -> Reverted:
+    """Go back after a failed verification; returns what to raise."""
+    rollout.revert(error.message)
+    back = (rollout.situation.previous or "nothing")[:7]
+    return Reverted(
+        error.code,
+        f"{error.message}; {back} was restored"
+        if rollout.situation.previous
+        else f"{error.message}; nothing runs, as before",
+        hint=error.hint or "`lightship logs` shows what the service said; fix it and deploy the new commit",
+        detail={**error.detail, "restored": rollout.situation.previous},
+    )

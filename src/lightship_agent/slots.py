@@ -1,0 +1,259 @@
+"""What the slots of an instance are to run (written), and what they say they run (read, and not trusted).
+
+The host writes ``code/instances/<n>.json``, which the container can only read. The container writes announcements and
+the statistics socket under ``run/<n>/slots/<slot>/``; those are read with ``system.read_untrusted``, which follows no
+links, opens nothing but regular files and reads no more than it is told to.
+"""
+
+import json
+import os
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from lightship_agent.errors import AgentFailure
+from lightship_agent.failpoints import fail_point, register
+from lightship_agent.paths import ServicePaths
+from lightship_agent.system import atomic_write, open_directory, read_untrusted
+
+__all__ = [
+    "Failure",
+    "InstanceOrder",
+    "SlotOrder",
+    "SlotView",
+    "Worker",
+    "read_failure",
+    "read_order",
+    "read_slot",
+    "write_order",
+]
+
+register(
+    order__write="the keeper is about to be told what the slots are to run",
+    order__written="the keeper has been told what the slots are to run",
+)
+
+SLOT_NAMES = ("0", "1")
+MAIN = "main"
+MAX_ANNOUNCEMENT = 128 * 1024
+MAX_STATS = 4 * 1024 * 1024
+MAX_WORKERS = 1024
+STATES = ("ready", "serving", "parked")
+
+
+@dataclass(frozen=True)
+class SlotOrder:
+    """What one slot is to run. The generation grows with every boot that is asked for, and tells them apart."""
+
+    release: str
+    generation: int
+
+
+@dataclass(frozen=True)
+class InstanceOrder:
+    """What one instance is to run: the whole of ``instances/<n>.json``."""
+
+    app: str
+    health: Optional[Mapping[str, Any]]
+    patience: float
+    shared: Sequence[str]
+    slots: Mapping[str, SlotOrder]
+
+    def as_dict(self) -> Dict[str, Any]:
+        """The file's content."""
+        return {
+            "version": 1,
+            "app": self.app,
+            "health": dict(self.health) if self.health else None,
+            "patience": self.patience,
+            "shared": list(self.shared),
+            "slots": {
+                name: {"release": slot.release, "generation": slot.generation} for name, slot in self.slots.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker's announcement."""
+
+    id: int
+    pid: int
+    release: str
+    generation: int
+    state: str
+    time: float
+
+    def as_dict(self) -> Dict[str, Any]:
+        """The worker as facts and results carry it."""
+        return {"id": self.id, "pid": self.pid, "release": self.release, "state": self.state, "time": self.time}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a slot could not boot its release."""
+
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class SlotView:
+    """A slot as it was seen: its boot's measurements, its workers' announcements, and the master's own statistics."""
+
+    booted: Optional[Mapping[str, Any]]
+    workers: List[Worker]
+    stats: Optional[List[Mapping[str, Any]]]
+
+    def proven(self, release: str, generation: Optional[int], states: Any) -> bool:
+        """Whether every worker of the master runs ``release`` and is in one of ``states``.
+
+        The announcements alone could be stale and the statistics alone do not know the release, so both must name
+        the same processes: every worker that the master has (but for cheaped ones) has an announcement with its pid.
+        """
+        if not self.stats:
+            return False
+        announced = {worker.id: worker for worker in self.workers}
+        alive = [entry for entry in self.stats if entry.get("status") != "cheap" and entry.get("pid")]
+        for entry in alive:
+            worker = announced.get(int(entry.get("id") or 0))
+            if worker is None or worker.pid != entry.get("pid") or worker.release != release:
+                return False
+            if worker.state not in states or (generation is not None and worker.generation != generation):
+                return False
+            if not entry.get("apps"):
+                return False
+        return bool(alive)
+
+
+def slot_folder(paths: ServicePaths, instance: int, slot: str) -> Path:
+    """Where a slot says what it runs."""
+    return paths.run(instance) / "slots" / slot
+
+
+def write_order(paths: ServicePaths, instance: int, order: InstanceOrder) -> None:
+    """Tell the keeper of an instance what its slots are to run."""
+    fail_point("order.write")
+    data = json.dumps(order.as_dict(), indent=1).encode("utf-8")
+    atomic_write(paths.instance_file(instance), data, 0o644)
+    fail_point("order.written")
+
+
+def read_order(paths: ServicePaths, instance: int) -> Optional[InstanceOrder]:
+    """What the slots of an instance were told to run, or None when nothing was."""
+    try:
+        with open(paths.instance_file(instance), encoding="utf-8") as file:
+            found = json.load(file)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise AgentFailure("state-damaged", f"{paths.instance_file(instance)} is not JSON: {error}") from None
+    slots = {name: SlotOrder(slot["release"], int(slot["generation"])) for name, slot in found["slots"].items()}
+    return InstanceOrder(found["app"], found.get("health"), float(found["patience"]), found.get("shared") or (), slots)
+
+
+def _read_json(paths: ServicePaths, instance: int, slot: str, name: str) -> Optional[Mapping[str, Any]]:
+    """An announcement; None when it is missing, too large, not JSON or not an object."""
+    try:
+        data = read_untrusted(slot_folder(paths, instance, slot), name, MAX_ANNOUNCEMENT)
+    except AgentFailure:
+        return None
+    if data is None:
+        return None
+    try:
+        found = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+
+
+def _parse_worker(found: Mapping[str, Any], number: int) -> Optional[Worker]:
+    state, moment = found.get("state"), found.get("time")
+    if state not in STATES or _whole(found.get("worker")) != number or not isinstance(moment, (int, float)):
+        return None
+    release = found.get("release")
+    if not isinstance(release, str) or not re.fullmatch(r"[0-9a-f]{40}", release):
+        return None
+    return Worker(number, _whole(found.get("pid")), release, _whole(found.get("generation")), state, float(moment))
+
+
+def read_failure(paths: ServicePaths, instance: int, slot: str, generation: Optional[int]) -> Optional[Failure]:
+    """Why the slot's boot of that generation failed, or None when it has not (yet)."""
+    found = _read_json(paths, instance, slot, "failed.json")
+    if found is None or (generation is not None and _whole(found.get("generation")) != generation):
+        return None
+    return Failure(str(found.get("error", ""))[:2000], str(found.get("traceback", ""))[:65536])
+
+
+def read_booted(
+    paths: ServicePaths, instance: int, slot: str, generation: Optional[int]
+) -> Optional[Mapping[str, Any]]:
+    """The measurements of the slot's boot of that generation, or None when it has not booted (yet)."""
+    found = _read_json(paths, instance, slot, "booted.json")
+    if found is None or (generation is not None and _whole(found.get("generation")) != generation):
+        return None
+    return found
+
+
+def read_workers(paths: ServicePaths, instance: int, slot: str) -> List[Worker]:
+    """The announcements of a slot's workers, by number; what is not a well-formed one is left out."""
+    booted = _read_json(paths, instance, slot, "booted.json") or {}
+    count = min(max(_whole(booted.get("workers")), 0), MAX_WORKERS)
+    workers = []
+    for number in range(1, count + 1):
+        found = _read_json(paths, instance, slot, f"worker-{number}.json")
+        worker = _parse_worker(found, number) if found else None
+        if worker:
+            workers.append(worker)
+    return workers
+
+
+def read_stats(paths: ServicePaths, instance: int, slot: str) -> Optional[List[Mapping[str, Any]]]:
+    """The ``workers`` of the slot's statistics socket, or None when nothing answers there.
+
+    The socket lies where the container can write: the way to it is walked without following links, and what is
+    connected to is the very inode that was looked at.
+    """
+    descriptors: List[int] = []
+    try:
+        descriptors.append(open_directory(slot_folder(paths, instance, slot)))
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptors.append(os.open("stats.sock", flags, dir_fd=descriptors[0]))
+        return _ask_stats(f"/proc/self/fd/{descriptors[1]}")
+    except (OSError, ValueError, RecursionError, AgentFailure):
+        return None
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _ask_stats(path: str) -> Optional[List[Mapping[str, Any]]]:
+    answer = b""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1.0)
+        connection.connect(path)
+        while len(answer) <= MAX_STATS:
+            part = connection.recv(65536)
+            if not part:
+                break
+            answer += part
+    found = json.loads(answer)
+    workers = found.get("workers") if isinstance(found, dict) else None
+    if not isinstance(workers, list):
+        return None
+    return [entry for entry in workers if isinstance(entry, dict)]
+
+
+def read_slot(paths: ServicePaths, instance: int, slot: str) -> SlotView:
+    """A slot as it is now."""
+    return SlotView(
+        _read_json(paths, instance, slot, "booted.json"),
+        read_workers(paths, instance, slot),
+        read_stats(paths, instance, slot),
+    )
