@@ -1,0 +1,45 @@
+# Everything here works on a bare Debian 12 machine: `make demo` and `make test` set up what they need, once.
+PYTHON ?= python3
+VENV := .venv/bin
+UNIT := tests/unit tests/contract
+export GIT_CONFIG_NOSYSTEM := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup engine demo test unit lint format bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv with the locked dependencies
+	@$(PYTHON) tools/setup_venv.py
+
+engine: ## have a Docker engine and the base image (root installs and starts what is missing)
+	@$(PYTHON) tools/engine.py ensure
+	@$(PYTHON) tools/base_image.py ensure >/dev/null
+
+demo: setup engine ## the main job: real deploys of the example service under load
+	@$(VENV)/python tools/demo.py
+
+lint: setup ## ruff and mypy
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy
+
+unit: setup ## the tests that need no engine
+	@$(VENV)/pytest $(UNIT) -n 2 --dist worksteal $(ARGS)
+
+test: lint engine ## lint, then every test on the real engine
+	@$(VENV)/pytest -n 2 --dist loadgroup --durations=15 $(ARGS)
+
+bench: setup engine ## the measured promises, as ratios
+	@$(VENV)/python -m benchmarks $(ARGS)
+
+format: setup ## put the sources in order
+	@$(VENV)/ruff check --fix .
+	@$(VENV)/ruff format .
+
+lock: ## renew requirements/*.lock from pyproject.toml and requirements/dev.in
+	@$(PYTHON) tools/lock.py
+
+clean: ## remove all that was made here, the engine too if it was started here
+	@$(PYTHON) tools/clean.py
