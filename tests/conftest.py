@@ -1,0 +1,36 @@
+"""What holds for all tests: the folder a test lies in says what it needs, how long it may take and where it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["support.engine"]
+
+HERE = Path(__file__).resolve().parent
+# Seconds a single test may take before it is ended as hanging.
+LIMITS = {"unit": 60, "contract": 60, "engine": 300, "fleet": 600, "browser": 300}
+NEEDS_ENGINE = ("engine", "fleet", "browser")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its folder; one module's engine tests share what they set up, so they run in one process."""
+    for item in items:
+        kind = item.path.resolve().relative_to(HERE).parts[0]
+        if kind not in LIMITS:
+            continue
+        item.add_marker(kind)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LIMITS[kind]))
+        if kind in NEEDS_ENGINE and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.fixture(autouse=True)
+def untouched_by_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the user's or the machine's git and terminal change no test."""
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "GIT_DIR", "GIT_WORK_TREE"):
+        monkeypatch.delenv(name, raising=False)
