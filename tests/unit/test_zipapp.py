@@ -1,0 +1,79 @@
+"""The agent as one file runs by itself: no package of the controller, no site packages, only Python."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import lightship_agent
+from lightship.transport.zipapp import agent_bytes, agent_file
+
+OLDEST = (3, 9)
+
+
+def interpreters() -> list[str]:
+    """Every Python on PATH that the agent promises to run on, each version once."""
+    found: dict[str, str] = {}
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        for path in sorted(Path(folder).glob("python3*")) if folder else []:
+            if not re.fullmatch(r"python3(\.\d+)?", path.name) or not os.access(path, os.X_OK):
+                continue
+            asked = [str(path), "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])"]
+            said = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+            numbers = tuple(int(part) for part in said.stdout.split()) if said.returncode == 0 else ()
+            if numbers >= OLDEST:
+                found.setdefault(".".join(str(number) for number in numbers), str(path))
+    return list(found.values())
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    folder.chmod(0o700)
+    return agent_file(folder)
+
+
+def run(python: str, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    command = [python, "-I", "-S", *arguments]
+    # An environment that holds nothing: what is on this machine's Python path must not help.
+    return subprocess.run(command, capture_output=True, text=True, input=text, env={}, cwd="/", timeout=60, check=False)
+
+
+def test_the_same_source_gives_the_same_bytes(agent: Path) -> None:
+    assert agent_bytes() == agent.read_bytes()
+    assert agent_file(agent.parent) == agent
+
+
+def test_it_holds_the_agent_and_nothing_else(agent: Path) -> None:
+    with zipfile.ZipFile(agent) as archive:
+        names = archive.namelist()
+        assert archive.testzip() is None
+    assert all(name == "__main__.py" or name == "__main__.pyc" or name.startswith("lightship_agent/") for name in names)
+    assert "lightship_agent/boot/entry.py" in names
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_every_module_imports_without_site_packages(python: str, agent: Path) -> None:
+    with zipfile.ZipFile(agent) as archive:
+        modules = sorted(
+            name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            for name in archive.namelist()
+            if name.endswith(".py") and name.startswith("lightship_agent/") and "/boot/" not in name
+        )
+    program = (
+        f"import sys; sys.path.insert(0, {str(agent)!r})\nimport {', '.join(modules)}\nprint(lightship_agent.VERSION)"
+    )
+    done = run(python, "-c", program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == lightship_agent.VERSION
+
+
+def test_python_is_found() -> None:
+    assert shutil.which("python3")
+    assert interpreters()
