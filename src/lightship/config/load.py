@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightship.config import yaml
 from lightship.config.problems import Problem, configuration_error, path_text, shown
-from lightship.config.rules import SERVICE, RuleError
+from lightship.config.rules import SERVICE, ConflictError, RuleError
 from lightship.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
@@ -154,8 +154,12 @@ class _Validation:
         try:
             return Service.model_validate(merged)
         except ValidationError as error:
-            for details in error.errors(include_url=False):
-                self.detail(place, own, details)
+            found = error.errors(include_url=False)
+            for details in found:
+                # A list whose every item is wrong counts as too short; its items say it better.
+                short = details["type"] == "too_short" and bool(details["input"])
+                if not short:
+                    self.detail(place, own, details)
         return None
 
     def detail(self, place: yaml.KeyPath, own: dict[str, Any], details: ErrorDetails) -> None:
@@ -164,6 +168,11 @@ class _Validation:
 
         # A wrong key of a map ends in a marker; the forms of `image` are marked too. Neither is in the file.
         location = tuple(part for part in details["loc"] if part not in (*TAGS, "[key]"))
+        error = (details.get("ctx") or {}).get("error")
+        if isinstance(error, ConflictError):
+            for key, rule in error.found:
+                self.add((*(place if key in own else ("defaults",)), key), rule)
+            return
         missing = details["type"] == "missing"
         within = place if missing or _has(own, location) or not location else ("defaults",)
         rule, hint = _words(details)

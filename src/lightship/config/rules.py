@@ -8,7 +8,7 @@ rule (``REF``, ``COMMIT``) for the price of a regular expression.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
@@ -36,6 +36,7 @@ __all__ = [
     "SERVICE",
     "STATUS",
     "VOLUME",
+    "ConflictError",
     "Rule",
     "RuleError",
     "SecretRule",
@@ -55,6 +56,14 @@ class RuleError(ValueError):
         super().__init__(rule)
         self.rule = rule
         self.hint = hint
+
+
+class ConflictError(RuleError):
+    """Keys that do not fit together: for each problem the key it is about, and the rule."""
+
+    def __init__(self, found: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(rule for _, rule in found))
+        self.found = tuple(found)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from lightship.config import defaults, rules
 from lightship.config.options import OPTION, flag_of, is_repeatable
 from lightship.config.repository import Repository
-from lightship.config.rules import RuleError, within
+from lightship.config.rules import ConflictError, RuleError, within
 
 __all__ = ["TAGS", "Check", "Health", "ImageBuild", "Repository", "SecretSource", "Service", "json_schema"]
 
@@ -105,7 +105,7 @@ class Check(_Model):
 
 
 class Health(_Model):
-    """What a healthy service answers."""
+    """The request that asks whether the service is healthy, and the answer that says so."""
 
     path: Annotated[str, rules.HEALTH_PATH] = Field(
         "/", description="The path that is asked for.", examples=["/healthz"]
@@ -253,35 +253,38 @@ class Service(_Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Service:
-        if found := self._conflicts():
-            raise RuleError("; ".join(found))
+        if found := [*self._repeated(), *self._in_each_others_way()]:
+            raise ConflictError(found)
         return self
 
-    def _conflicts(self) -> list[str]:
-        """What no single key can tell."""
-        found = [f"{name} is in both env and secrets" for name in sorted(self.env.keys() & self.secrets.keys())]
-        for key in ("servers", "ports", "volumes", "shared", "options"):
-            values: tuple[str, ...] = getattr(self, key)
-            found += [f"{key} has {value!r} twice" for value in sorted({v for v in values if values.count(v) > 1})]
-        flags = [flag_of(option) for option in self.options]
-        found += [
-            f"options has --{flag} twice"
-            for flag in sorted(set(flags))
-            if flags.count(flag) > 1 and not is_repeatable(flag)
+    def _repeated(self) -> list[tuple[str, str]]:
+        """What stands twice in a list where once is all there can be."""
+        flags = [flag for flag in map(flag_of, self.options) if not is_repeatable(flag)]
+        looked_at = {
+            "servers": ("", self.servers),
+            "shared": ("", self.shared),
+            "options": ("the parameter ", [f"--{flag}" for flag in flags]),
+            "ports": ("the server's port ", [port.rpartition(":")[0] for port in self.ports]),
+            "volumes": ("the container's path ", [volume.split(":")[1] for volume in self.volumes]),
+            "checks": ("the name ", [check.name for check in self.checks]),
+        }
+        return [
+            (key, f"must not have {what}{value!r} twice")
+            for key, (what, values) in looked_at.items()
+            for value in dict.fromkeys(values)
+            if list(values).count(value) > 1
         ]
-        hosts = [port.rpartition(":")[0] for port in self.ports]
-        found += [f"ports has the server's port {host!r} twice" for host in sorted(set(hosts)) if hosts.count(host) > 1]
-        inside = [volume.split(":")[1] for volume in self.volumes]
-        found += [
-            f"volumes has {path!r} in the container twice" for path in sorted(set(inside)) if inside.count(path) > 1
+
+    def _in_each_others_way(self) -> list[tuple[str, str]]:
+        found = [
+            ("secrets", f"must not have {name}, which env has too")
+            for name in sorted(self.env.keys() & self.secrets.keys())
         ]
         for volume in self.volumes:
             host = volume.split(":")[0]
             if within(host, self.root) or within(self.root, host):
-                found.append(f"volumes may not hold {host!r}: {self.root} is lightship's own (key `root`)")
-        names = [check.name for check in self.checks]
-        found += [f"checks has the name {name!r} twice" for name in sorted(set(names)) if names.count(name) > 1]
-        return list(dict.fromkeys(found))
+                found.append(("volumes", f"must not have {host!r}: {self.root} is lightship's own (key root)"))
+        return found
 
     @property
     def infra_globs(self) -> tuple[str, ...]:
@@ -305,7 +308,11 @@ def json_schema() -> dict[str, Any]:
         "type": "object",
         "description": "The services, by name.",
         "minProperties": 1,
-        "propertyNames": {"pattern": f"^{rules.SERVICE.pattern}$", "maxLength": rules.SERVICE.longest},
+        "propertyNames": {
+            "pattern": f"^{rules.SERVICE.pattern}$",
+            "maxLength": rules.SERVICE.longest,
+            "x-rule": rules.SERVICE.words,
+        },
         "additionalProperties": {"$ref": "#/$defs/Service"},
     }
     return {
