@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightship.config import yaml
+from lightship.config.options import flag_of
 from lightship.config.problems import Problem, configuration_error, path_text, shown
 from lightship.config.rules import SERVICE, ConflictError, RuleError
 from lightship.errors import ConfigurationError, UsageError
@@ -180,7 +181,9 @@ class _Validation:
         if missing or "secrets" in location[:1] or details["type"] == "extra_forbidden" or not location:
             self.add((*within, *location), rule, hint=hint)
         else:
-            self.add((*within, *location), rule, value, hint=hint)
+            self.add(
+                (*within, *location), rule, _without_value(value) if location[0] == "options" else value, hint=hint
+            )
 
     def add(self, path: yaml.KeyPath, rule: str, *value: object, hint: str = "") -> None:
         text = path_text(path)
@@ -191,6 +194,13 @@ class _Validation:
         self.problems.append(
             Problem(self.document.file, line, column, text, rule, shown(value[0]) if value else "", hint)
         )
+
+
+def _without_value(option: Any) -> Any:
+    """An option without what it sets a variable to: that may be a password in the wrong place."""
+    if isinstance(option, str) and flag_of(option) in ("e", "env", "build-arg"):
+        return f"--{flag_of(option)}=***" if option.startswith("--") else "-e***"
+    return option
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any], path: yaml.KeyPath = ()) -> dict[str, Any]:

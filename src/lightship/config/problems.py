@@ -11,7 +11,8 @@ from lightship.errors import ConfigurationError
 
 __all__ = ["Problem", "configuration_error", "path_text", "shown"]
 
-_USERINFO = re.compile(r"(?<=://)[^/\s'\"]*@")
+# Up to the last '@': what is wrong with an address may be a character of its password.
+_USERINFO = re.compile(r"(?<=://).*@", re.DOTALL)
 _LONGEST = 80
 
 

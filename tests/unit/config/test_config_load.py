@@ -452,8 +452,22 @@ def test_credentials_of_a_repository_are_never_shown() -> None:
         assert "tok3n" not in text
     assert found.model_copy().repository == found.repository
     assert Repository("https://a@h/r") != Repository("https://b@h/r")
-    for bad in ("http://u:tok3n@h/r", "https://u:tok3n@h/r\n", "https://u:tok3n@h" + "/x" * 2000, "ssh://u:tok3n@h/r"):
+    for bad in (
+        "http://u:tok3n@h/r",
+        "https://u:tok3n@h/r\n",
+        "https://u:tok3n@h" + "/x" * 2000,
+        "ssh://u:tok3n@h/r",
+        "https://u:to/tok3n@h/r",
+        "https://u:x tok3n@h",
+    ):
         assert "tok3n" not in str(problem(repository=bad))
+
+
+@pytest.mark.parametrize("option", ["--env=P=hunter2", "-eP=hunter2", "--env P=hunter2", "--build-arg=P=hunter2"])
+def test_a_password_in_the_wrong_option_is_not_repeated(option: str) -> None:
+    found = problem(options=[option])
+    assert "hunter2" not in str(found)
+    assert "key `" in found["hint"]
 
 
 def test_finding_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
