@@ -19,7 +19,7 @@ __all__ = ["main"]
 class Conversation:
     """Reads lines in a thread of its own, so that the end of the input is noticed while an operation is at work."""
 
-    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
+    def __init__(self, reader: int, writer: BinaryIO) -> None:
         self._reader = reader
         self._writer = writer
         self._requests: queue.Queue[Optional[bytes]] = queue.Queue()
@@ -36,11 +36,18 @@ class Conversation:
         self._requests.put(None)
 
     def _read(self) -> None:
-        while True:
-            line = self._reader.readline(MAX_LINE + 2)
-            if not line.endswith(b"\n"):
+        # From the descriptor itself: a buffered reader that another thread waits in cannot be closed at the end.
+        held = b""
+        while len(held) <= MAX_LINE:
+            try:
+                part = os.read(self._reader, 65536)
+            except OSError:
                 break
-            self._requests.put(line)
+            if not part:
+                break
+            *lines, held = (held + part).split(b"\n")
+            for line in lines:
+                self._requests.put(line)
         self.end()
 
     def send(self, message: Dict[str, Any]) -> None:
@@ -94,7 +101,7 @@ def main() -> int:
         sys.stdout.write(f"lightship-agent {VERSION}\n")
         return 0
     os.umask(0o022)
-    conversation = Conversation(sys.stdin.buffer, sys.stdout.buffer)
+    conversation = Conversation(sys.stdin.fileno(), sys.stdout.buffer)
     for name in (signal.SIGHUP, signal.SIGPIPE):
         signal.signal(name, signal.SIG_IGN)
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -27,9 +27,10 @@ def run_checks(
             detail.update(status=status)
             results.append({"name": check.name, "status": status, "seconds": round(done.seconds, 3), "output": output})
             if status != "passed" and check.required:
+                what = "took longer than its limit" if done.timed_out else "failed"
                 raise Refused(
                     "check-failed",
-                    f"the check {check.name} {'took longer than its limit' if done.timed_out else 'failed'} on {commit[:7]}",
+                    f"the check {check.name} {what} on {commit[:7]}",
                     hint="fix it and deploy again; what is live was not touched",
                     detail={"check": check.name, "output": output, "status": done.status},
                 )

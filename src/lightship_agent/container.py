@@ -1,7 +1,8 @@
 """The service's containers: commands as argument lists, and the few things that are asked of the engine.
 
-What changes something is done by the ``docker`` command, so that it does just what a person would see it do. What is only
-asked goes to the engine's own socket where there is one (1 ms instead of the 30 to 50 ms that starting ``docker`` takes).
+What changes something is done by the ``docker`` command, so that it does just what a person would see it do. What is
+only asked goes to the engine's own socket where there is one (1 ms instead of the 30 to 50 ms that starting ``docker``
+takes).
 """
 
 import json
@@ -226,11 +227,14 @@ class Engine:
 
     def containers_of(self, paths: ServicePaths) -> List[Container]:
         """Every container that lightship made for this service here, stopped ones too, newest instance first."""
-        done = self.command(
-            ["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL_SERVICE}={paths.service}"]
-            + ["--filter", f"label={LABEL_ROOT}={paths.home}"],
-            "list the containers",
-        )
+        command = ["docker", "ps", "--all", "--quiet", "--no-trunc"]
+        command += [
+            "--filter",
+            f"label={LABEL_SERVICE}={paths.service}",
+            "--filter",
+            f"label={LABEL_ROOT}={paths.home}",
+        ]
+        done = self.command(command, "list the containers")
         found = [self.container(line) for line in done.out.split()]
         return sorted((each for each in found if each), key=lambda each: -each.instance)
 

@@ -12,7 +12,7 @@ __all__ = [
 ]
 
 
-class AgentFailure(Exception):
+class AgentFailure(Exception):  # noqa: N818 - the word of the protocol
     """Something went wrong on the server. ``outcome`` is one of failed, usage, refused, reverted, degraded, locked."""
 
     outcome = "failed"

@@ -70,9 +70,10 @@ def _slots(paths: ServicePaths, state: ServiceState, running: bool) -> Dict[str,
     order = slots.read_order(paths, state.instance) if state.instance else None
     for name in (*SLOT_NAMES, MAIN):
         wanted = order.slots.get(name) if order else None
-        view = slots.read_slot(paths, state.instance, name) if state.instance else None
-        if view is None or (wanted is None and not (view.workers and view.stats)):
+        if order is None or (wanted is None and (order.slots or name != MAIN)):
+            # A slot that is on its way out is not asked: its master may not answer any more.
             continue
+        view = slots.read_slot(paths, state.instance, name)
         up = running and bool(view.stats)
         found[name] = {
             "release": wanted.release if wanted else (view.workers[0].release if view.workers else None),

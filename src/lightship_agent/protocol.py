@@ -14,8 +14,8 @@ and it ends every request with exactly one of::
     {"id": 1, "result": {...}}
     {"id": 1, "error": {"outcome": "...", "code": "...", "message": "...", "hint": "...", "detail": {...}}}
 
-``outcome`` is one of ``OUTCOMES``. The end of the input means *abort*: before ``activate`` everything is undone, after it
-the agent finishes by itself (verify, then commit or revert) and writes the outcome to its journal.
+``outcome`` is one of ``OUTCOMES``. The end of the input means *abort*: before ``activate`` everything is undone, after
+it the agent finishes by itself (verify, then commit or revert) and writes the outcome to its journal.
 
 ``VERSION`` grows when a word changes its meaning; ``hello`` carries it, and both sides refuse another one.
 """

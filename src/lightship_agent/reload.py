@@ -1,8 +1,8 @@
 """The reload ways: how a container that runs comes to run another release.
 
 ``swap`` boots the release in the idle slot, where its workers wait at the gate until ``current`` names it.
-``touch`` and ``chain`` try the release in a candidate process, and touch the file that the image's one uWSGI watches after
-``current`` was renamed.
+``touch`` and ``chain`` try the release in a candidate process, and touch the file that the image's one uWSGI watches
+after ``current`` was renamed.
 """
 
 import os
@@ -24,6 +24,7 @@ register(touch__before="the file that uWSGI watches is about to be touched", tou
 
 LOOK = 0.005
 PARK_SECONDS = 3.0
+LONGEST = 86400.0
 CONTAINER_LOOK = 0.25
 WAITING = ("ready", "serving", "parked")
 
@@ -241,7 +242,7 @@ class TouchReload:
         return Booted(MAIN, 0, time.monotonic() - started, 0.0)
 
     def touch(self) -> None:
-        """Make uWSGI reload. It compares whole seconds and wants a newer one, so the time must be past the last touch."""
+        """Make uWSGI reload. It compares whole seconds and wants a newer one: the time must be past the last touch."""
         fail_point("touch.before")
         path = self.paths.reload
         try:
@@ -276,7 +277,7 @@ def _booted(slot: str, view: SlotView) -> Booted:
 
 
 def _seconds(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) and 0 <= value < 1e6 else 0.0
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < LONGEST else 0.0
 
 
 def _states(view: List[SlotView]) -> Dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The arguments of the operations, read by allow-list: what is not as it should be is a ``ProtocolError`` before anything happens."""
+"""The arguments of the operations, read by allow-list: a wrong one is a ``ProtocolError`` before anything happens."""
 
 import re
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """One rollout on this server: prepare, activate, verify, then commit or revert.
 
 What has to be known to undo or to finish it stands in the journal before anything happens (``Situation``), so the next
-conversation can do either after a kill at any point (``recover``), with nothing but the journal, the files and the engine.
+conversation can do either after a kill at any point (``recover``), with nothing but the journal, the files and the
+engine.
 """
 
 import os
@@ -45,7 +46,7 @@ Step = Callable[[str], ContextManager[Dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Tools:
-    """What a rollout works with. ``guard`` refuses when the lock was taken over, ``checkpoint`` when it was called off."""
+    """What a rollout works with. ``guard`` refuses when the lock was taken over, ``checkpoint`` after a call-off."""
 
     paths: ServicePaths
     mirror: Mirror

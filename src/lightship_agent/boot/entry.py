@@ -3,9 +3,10 @@
 Runs inside the container, under the image's own Python (3.8 or later) and with the service's packages. It is delivered
 with the agent and mounted read-only, so it always speaks the same words as the agent that reads its announcements.
 
-In a *slot* (``LIGHTSHIP_SLOT`` is 0 or 1) the release is the one that ``instances/<n>.json`` names, and the workers wait at
-the gate until ``current`` names that release too. In the single uWSGI of the ``touch`` and ``chain`` reload ways
-(``LIGHTSHIP_SLOT`` is ``main``) the release is whatever ``current`` named when this file was loaded, and there is no gate.
+In a *slot* (``LIGHTSHIP_SLOT`` is 0 or 1) the release is the one that ``instances/<n>.json`` names, and the workers
+wait at the gate until ``current`` names that release too. In the single uWSGI of the ``touch`` and ``chain`` reload
+ways (``LIGHTSHIP_SLOT`` is ``main``) the release is whatever ``current`` named when this file was loaded, and there is
+no gate.
 
 As a program (``entry.py --candidate COMMIT``) it imports and tests a release without uWSGI: the candidate of
 ``touch`` and ``chain``.
@@ -94,11 +95,11 @@ def self_test(application, path, host):
     seen = []
     path, _, query = path.partition("?")
 
-    def start_response(status, headers, exc_info=None):
+    def start_response(status, _headers, exc_info=None):
         if exc_info:
             raise exc_info[1].with_traceback(exc_info[2])
         seen.append(status)
-        return lambda data: None
+        return lambda _data: None
 
     environ = {
         "REQUEST_METHOD": "GET",
@@ -151,7 +152,7 @@ def named(application, release):
 
     def with_release(environ, start_response):
         def start(status, headers, exc_info=None):
-            return start_response(status, list(headers) + [("X-Release", release)], exc_info)
+            return start_response(status, [*headers, ("X-Release", release)], exc_info)
 
         return application(environ, start)
 
@@ -185,8 +186,8 @@ class Gate:
     """Lets a slot's workers serve while ``current`` names their release, and holds them otherwise.
 
     A worker looks at it when it starts, and whenever uWSGI's file monitor in the master saw ``current`` change. That
-    signal is delivered by uWSGI's own event loop, between two requests, and not by a Unix signal, which can hit a worker
-    between ``accept()`` and the start of the request and then cuts that connection off.
+    signal is delivered by uWSGI's own event loop, between two requests, and not by a Unix signal, which can hit a
+    worker between ``accept()`` and the start of the request and then cuts that connection off.
     """
 
     def __init__(self, uwsgi, announcer):

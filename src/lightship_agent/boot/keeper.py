@@ -1,8 +1,8 @@
 """Sees to it that the slots which ``instances/<n>.json`` names run, and that the others do not.
 
-Runs inside the container under the same Supervisor as the slots, and speaks to it over its own socket, which lies in the
-container and not in the volume: the host never has to trust what answers there. The host only ever writes files that
-this program can read and not change.
+Runs inside the container under the same Supervisor as the slots, and speaks to it over its own socket, which lies in
+the container and not in the volume: the host never has to trust what answers there. The host only ever writes files
+that this program can read and not change.
 """
 
 import http.client
@@ -32,7 +32,7 @@ class UnixTransport(xmlrpc.client.Transport):
         super().__init__()
         self.path = path
 
-    def make_connection(self, host):
+    def make_connection(self, _host):
         connection = http.client.HTTPConnection("localhost", timeout=10)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.sock.settimeout(10)
@@ -150,7 +150,7 @@ class Keeper:
         slot.settled = True
 
     def adopt(self, slot):
-        """Whether Supervisor itself started the wanted generation (at its own start, or before this program's restart)."""
+        """Whether Supervisor started the wanted generation itself: at its start, or before this program's restart."""
         order = read_json(os.path.join(RUN, "slots", slot.name, "order.json"))
         if order and order.get("generation") == slot.wanted:
             slot.started = slot.wanted

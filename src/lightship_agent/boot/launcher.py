@@ -61,7 +61,7 @@ def prepare_folder(slot):
 
 
 def prepare_shared(shared):
-    """The shared folders that the releases link to, owned by the user that uWSGI becomes; one that is there is left alone."""
+    """The shared folders that the releases link to, owned by the user that uWSGI becomes; old ones are left alone."""
     user = pwd.getpwnam(os.environ.get("LIGHTSHIP_USER", "app"))
     for path in shared:
         folder = SHARED
@@ -78,13 +78,13 @@ def become_uwsgi(slot):
     os.environ["LIGHTSHIP_SLOT"] = slot
     ini = os.environ.get("LIGHTSHIP_UWSGI_INI", "/etc/lightship/uwsgi.ini")
     binary = os.environ.get("LIGHTSHIP_UWSGI", "/opt/venv/bin/uwsgi")
-    os.execv(binary, [binary, "--ini", ini])
+    os.execv(binary, [binary, "--ini", ini])  # noqa: S606 - no shell is wanted
 
 
 def main():
     slot = sys.argv[1]
     if slot == HOLDER:
-        os.execvp("sleep", ["sleep", "infinity"])
+        os.execvp("sleep", ["sleep", "infinity"])  # noqa: S606
     settings = instance_settings()
     if slot != "main":
         order = (settings.get("slots") or {}).get(slot)
