@@ -1,0 +1,1 @@
+"""The files that ``lightship init`` writes. ``{{name}}`` in them is filled in by ``lightship.operations.init``."""
