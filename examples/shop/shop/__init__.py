@@ -1,0 +1,1 @@
+"""The example service of lightship: a small shop."""

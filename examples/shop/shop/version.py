@@ -1,0 +1,3 @@
+"""What the pages show of themselves: change it, commit, and deploy."""
+
+VERSION = "1"

@@ -1,0 +1,9 @@
+"""The WSGI application, as `app` in lightship.yml names it."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+
+application = get_wsgi_application()
