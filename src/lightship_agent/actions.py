@@ -1,5 +1,6 @@
 """The operations of the protocol, for one service, within one conversation."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -179,8 +180,7 @@ class Actions:
         commit = valid_commit(wanted) if wanted is not None else None
         url, ref = valid_url(args.get("repository")), valid_branch(args.get("ref") or "HEAD", "ref")
         if commit is None or not self._mirror.has_commit(commit):
-            self._require_lock_for_fetch()
-            with self._step("fetch"):
+            with self._step("fetch"), self._mirror_lock():
                 commit = self._mirror.fetch(url, ref, commit)
         live = releases.current_commit(self._known_paths)
         if live and not self._mirror.has_commit(live):
@@ -219,10 +219,16 @@ class Actions:
             return False
         return read_trusted(self._known_paths.env, 1024 * 1024) != render_env(read.environment("env"))
 
-    def _require_lock_for_fetch(self) -> None:
-        """The lock is what makes this the only git that writes to the mirror."""
-        if self._lock is None:
-            raise ProtocolError("no-lock", "a commit that is not here yet is fetched under the lock only")
+    @contextmanager
+    def _mirror_lock(self) -> Iterator[None]:
+        """Makes this the only git that writes to the mirror: a plan fetches too, and does not hold the service's lock."""
+        make_directories(self._known_paths)
+        descriptor = os.open(self._known_paths.state / "mirror.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _logs(self, args: Mapping[str, Any]) -> Dict[str, Any]:
         read = Reader(args)

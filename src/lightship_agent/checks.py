@@ -1,33 +1,62 @@
-"""The configured checks: commands that run in the new release's tree, in the container it is to serve in."""
+"""What is run in the new release's tree before it goes live: the configured checks, and the migrations.
 
-from typing import Any, Callable, ContextManager, Dict, List, Sequence
+Both run in the container the release is to serve in, as the workers' user, while the old release serves.
+"""
+
+import time
+from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence
 
 from lightship_agent.container import Container, exec_command
 from lightship_agent.errors import Refused
-from lightship_agent.paths import CONTAINER_CODE
-from lightship_agent.requests import Check
-from lightship_agent.system import run
+from lightship_agent.failpoints import fail_point, register
+from lightship_agent.paths import CONTAINER_CODE, ServicePaths
+from lightship_agent.requests import Check, Migration
+from lightship_agent.system import Completed, atomic_write, make_directory, run
 
-__all__ = ["run_checks"]
+__all__ = ["run_checks", "run_in_release", "run_migration"]
+
+register(
+    migrate__before="the migrations are about to run",
+    migrate__after="the migrations have run",
+)
 
 MAX_SHOWN = 16_000
+MAX_KEPT = 4 * 1024 * 1024
+KEPT_LOGS = 20
+# How much longer than the command's own limit the whole `docker exec` may take.
+EXEC_MARGIN = 15.0
+TIMED_OUT = 124
+Step = Callable[[str], ContextManager[Dict[str, Any]]]
 
 
-def run_checks(
-    step: Callable[[str], ContextManager[Dict[str, Any]]], container: Container, commit: str, checks: Sequence[Check]
-) -> List[Dict[str, Any]]:
-    """Run each check as the workers' user; raises ``Refused`` (``check-failed``) for a required one that fails."""
+def run_in_release(container: Container, commit: str, command: Sequence[str], timeout: float) -> Completed:
+    """Run a command in a release's tree, ended within the container after ``timeout`` seconds or with this process."""
+    wrapped = [container.python, "-I", "-S", f"{CONTAINER_CODE}/boot/command.py", f"{timeout:g}", *command]
+    folder = f"{CONTAINER_CODE}/releases/{commit}"
+    argv = exec_command(container.name, folder, wrapped, user=container.user, interactive=True)
+    return run(argv, timeout=timeout + EXEC_MARGIN, hold_input=True, max_output=MAX_KEPT)
+
+
+def _output(done: Completed) -> str:
+    return (done.out + done.err)[-MAX_SHOWN:]
+
+
+def _timed_out(done: Completed) -> bool:
+    return done.timed_out or done.status == TIMED_OUT
+
+
+def run_checks(step: Step, container: Container, commit: str, checks: Sequence[Check]) -> List[Dict[str, Any]]:
+    """Run each check; raises ``Refused`` (``check-failed``) for a required one that fails."""
     results = []
     for check in checks:
         with step(f"check {check.name}") as detail:
-            folder = f"{CONTAINER_CODE}/releases/{commit}"
-            done = run(exec_command(container.name, folder, check.command, user=container.user), timeout=check.timeout)
-            output = (done.out + done.err)[-MAX_SHOWN:]
-            status = "timeout" if done.timed_out else ("passed" if done.ok else "failed")
-            detail.update(status=status)
+            done = run_in_release(container, commit, check.command, check.timeout)
+            status = "timeout" if _timed_out(done) else ("passed" if done.ok else "failed")
+            detail.update(status=status, required=check.required)
+            output = _output(done)
             results.append({"name": check.name, "status": status, "seconds": round(done.seconds, 3), "output": output})
             if status != "passed" and check.required:
-                what = "took longer than its limit" if done.timed_out else "failed"
+                what = f"took longer than {check.timeout:g} s" if status == "timeout" else "failed"
                 raise Refused(
                     "check-failed",
                     f"the check {check.name} {what} on {commit[:7]}",
@@ -35,3 +64,62 @@ def run_checks(
                     detail={"check": check.name, "output": output, "status": done.status},
                 )
     return results
+
+
+def run_migration(
+    step: Step, paths: ServicePaths, container: Container, commit: str, migration: Migration
+) -> Dict[str, Any]:
+    """Run the migrations from the new release; a failure is ``Refused`` and says in which state the schema is.
+
+    They are never undone: only the people who wrote them know how. The output is kept in ``state/logs/``.
+    """
+    with step("migrate") as detail:
+        fail_point("migrate.before")
+        done = run_in_release(container, commit, migration.command, migration.timeout)
+        fail_point("migrate.after")
+        kept = _keep(paths, commit, done)
+        detail.update(status=done.status, log=kept)
+        if done.ok:
+            return {"status": "done", "seconds": round(done.seconds, 3), "output": _output(done), "log": kept}
+        state = _schema_state(container, commit, migration)
+        timed_out = _timed_out(done)
+        raise Refused(
+            "migration-timeout" if timed_out else "migration-failed",
+            f"the migrations of {commit[:7]} "
+            + (f"took longer than {migration.timeout:g} s and were ended" if timed_out else "failed"),
+            hint="the old release still serves; "
+            + (
+                f"the schema now: {_in_short(state)}"
+                if state
+                else "see in which state the schema is before the next try"
+            ),
+            detail={"output": _output(done), "schema": state, "log": kept, "status": done.status},
+        )
+
+
+def _schema_state(container: Container, commit: str, migration: Migration) -> Optional[str]:
+    """What the configured command says of the schema, or None when there is none or it fails."""
+    if not migration.state:
+        return None
+    done = run_in_release(container, commit, migration.state, min(migration.timeout, 60.0))
+    return _output(done) if done.ok else None
+
+
+def _in_short(state: str) -> str:
+    """The lines that say something is not applied, as Django's ``showmigrations`` marks them; else the last line."""
+    lines = [line.strip() for line in state.strip().splitlines()]
+    open_ones = [line for line in lines if line.startswith("[ ]")]
+    if open_ones:
+        return f"{len(open_ones)} not applied ({', '.join(line[3:].strip() for line in open_ones[:5])})"
+    return lines[-1] if lines else "unknown"
+
+
+def _keep(paths: ServicePaths, commit: str, done: Completed) -> str:
+    """Keep the output for root to read; only the newest few logs stay."""
+    folder = paths.state / "logs"
+    make_directory(folder, 0o700)
+    path = folder / f"{int(time.time() * 1000):013d}-migrate-{commit[:12]}.log"
+    atomic_write(path, done.stdout + b"\n" + done.stderr, 0o600)
+    for old in sorted(folder.glob("*.log"))[:-KEPT_LOGS]:
+        old.unlink()
+    return str(path)

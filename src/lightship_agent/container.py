@@ -187,10 +187,16 @@ def create_command(
 
 
 def exec_command(
-    container: str, folder: str, command: Sequence[str], *, user: str = "", env: Optional[Mapping[str, str]] = None
+    container: str,
+    folder: str,
+    command: Sequence[str],
+    *,
+    user: str = "",
+    env: Optional[Mapping[str, str]] = None,
+    interactive: bool = False,
 ) -> List[str]:
-    """``docker exec`` of a command in a folder of the container."""
-    words = ["docker", "exec", "--workdir", folder]
+    """``docker exec`` of a command in a folder of the container; ``interactive`` passes standard input on."""
+    words = ["docker", "exec", *(["--interactive"] if interactive else []), "--workdir", folder]
     if user:
         words += ["--user", user]
     for name, value in sorted((env or {}).items()):

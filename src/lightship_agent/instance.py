@@ -27,7 +27,7 @@ register(
     instance__removed="a container has been removed",
 )
 
-RUNTIME_FILES = ("entry.py", "launcher.py", "keeper.py")
+RUNTIME_FILES = ("entry.py", "launcher.py", "keeper.py", "command.py")
 _MAX_ENV = 1024 * 1024
 
 

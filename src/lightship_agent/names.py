@@ -37,9 +37,9 @@ _URLS = tuple(
         rf"ssh://(?:{_USER}@)?{_HOST}{_PORT}{_PATH}",
         rf"git://{_HOST}{_PORT}{_PATH}",
         rf"file://{_PATH}",
-        # scp-like. Two characters at least before the colon, and no slash: the rule by which git tells it from a path.
+        # scp-like. What has :// is a URL, and none but those above.
         rf"(?:{_USER}@)?{_HOST}:(?![-/:])[A-Za-z0-9._~%+,=@/-]{{1,1024}}",
-        rf"(?:{_USER}@)?{_HOST}:{_PATH}",
+        rf"(?:{_USER}@)?{_HOST}:(?!//){_PATH}",
         _PATH,
     )
 )

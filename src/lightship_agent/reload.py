@@ -126,7 +126,9 @@ class SlotReload:
         container: Container,
         patience: Patience,
         checkpoint: Callable[[], None],
+        guard: Callable[[], None],
     ) -> None:
+        self.guard = guard
         self.paths = paths
         self.instance = container.instance
         self.patience = patience
@@ -134,12 +136,9 @@ class SlotReload:
 
     def boot(self, order: InstanceOrder, release: str, generation: int, idle: str) -> Booted:
         """Boot the release in the idle slot and wait until each of its workers stands at the gate."""
+        self.guard()
         slots.write_order(self.paths, self.instance, _with_slot(order, idle, SlotOrder(release, generation)))
-        try:
-            return self.wait_booted(idle, release, generation)
-        except BaseException:
-            slots.write_order(self.paths, self.instance, order)
-            raise
+        return self.wait_booted(idle, release, generation)
 
     def wait_booted(self, slot: str, release: str, generation: int) -> Booted:
         """Wait until every worker of the slot has announced the release; raises ``Refused`` when it cannot boot."""
@@ -196,10 +195,6 @@ class SlotReload:
                 detail={"workers": [w.as_dict() for w in busy]},
             )
         return busy
-
-    def retire(self, keep: Mapping[str, SlotOrder], order: InstanceOrder) -> None:
-        """Leave only these slots to the keeper; it stops the others when their requests are done."""
-        slots.write_order(self.paths, self.instance, replace(order, slots=dict(keep)))
 
 
 class TouchReload:

@@ -10,7 +10,7 @@ from lightship_agent.health import HealthCheck
 from lightship_agent.names import printable, valid_commit
 from lightship_agent.release import shared_paths
 
-__all__ = ["Check", "PrepareRequest", "Reader"]
+__all__ = ["Check", "Migration", "PrepareRequest", "Reader"]
 
 KINDS = ("code", "container", "full")
 RELOADS = ("swap", "touch", "chain")
@@ -125,6 +125,26 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Migration:
+    """The command that brings the schema forward, its limit in seconds, and the one that says where the schema is."""
+
+    command: Sequence[str]
+    timeout: float
+    state: Sequence[str]
+
+    @classmethod
+    def parse(cls, found: Optional[Mapping[str, Any]]) -> Optional["Migration"]:
+        """From the protocol's JSON; None when nothing is to be migrated."""
+        if found is None:
+            return None
+        read = Reader(found, "migrate.")
+        command = read.texts("command")
+        if not command:
+            raise ProtocolError("bad-value", "migrate: there is no command")
+        return cls(command, read.seconds("timeout", 300.0), read.texts("state"))
+
+
+@dataclass(frozen=True)
 class PrepareRequest:
     """All that ``prepare`` is asked to do."""
 
@@ -140,6 +160,7 @@ class PrepareRequest:
     shared: Sequence[str]
     keep: int
     checks: Sequence[Check]
+    migrate: Optional[Migration]
     retry: bool
     why: str
     container: Optional[ContainerSettings]
@@ -166,6 +187,7 @@ class PrepareRequest:
             shared=shared_paths(read.texts("shared")),
             keep=read.whole("keep", 5, 1, 1000),
             checks=read.items("checks", Check.parse),
+            migrate=Migration.parse(read.inner("migrate")),
             retry=read.flag("retry"),
             why=read.text("why", ""),
             container=_container(Reader(inner, "container."), read.choice("reload", RELOADS, "swap"))

@@ -12,7 +12,7 @@ from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional
 
 from lightship_agent import release as releases
 from lightship_agent import slots
-from lightship_agent.checks import run_checks
+from lightship_agent.checks import run_checks, run_migration
 from lightship_agent.container import Container, ContainerSettings
 from lightship_agent.errors import AgentFailure, Degraded, Refused, Reverted
 from lightship_agent.failpoints import fail_point, register
@@ -93,6 +93,7 @@ class Rollout:
     def __init__(self, tools: Tools, situation: Situation) -> None:
         self.tools = tools
         self.situation = situation
+        self.migration: Optional[Dict[str, Any]] = None
         self.activated = False
         self.verified = False
 
@@ -140,12 +141,14 @@ class Rollout:
             "workers": booted.workers,
             "import_seconds": booted.import_seconds,
             "checks": checks,
+            "migration": self.migration,
         }
 
     def _try_release(self, request: PrepareRequest) -> "tuple[Booted, List[Dict[str, Any]]]":
         """A code deploy: boot the release beside the old one, in the container that runs."""
         situation = self.situation
         container = self._running_container()
+        checks = self._check(container, request)
         with self.tools.step("boot") as detail:
             if situation.way == "swap":
                 reload = self._slots(container)
@@ -154,7 +157,19 @@ class Rollout:
             else:
                 booted = self._touch(container).boot(situation.commit)
             detail.update(import_seconds=booted.import_seconds, workers=booted.workers)
-        return booted, run_checks(self.tools.step, container, situation.commit, request.checks)
+        return booted, checks
+
+    def _check(self, container: Container, request: PrepareRequest) -> List[Dict[str, Any]]:
+        """The configured checks, and then the migrations, before the release is booted: its first page may need them."""
+        tools, commit = self.tools, self.situation.commit
+        checks = run_checks(tools.step, container, commit, request.checks)
+        if request.migrate:
+            tools.guard()
+            tools.checkpoint()
+            tools.journal.doing("migrate")
+            self.migration = run_migration(tools.step, tools.paths, container, commit, request.migrate)
+            tools.journal.done("migrate")
+        return checks
 
     def _running_container(self) -> Container:
         """The service's container, started first when it does not run."""
@@ -175,19 +190,26 @@ class Rollout:
         tools, situation = self.tools, self.situation
         instances, settings = tools.instances, self._settings()
         instances.write_env(situation.instance, self._env(request))
-        self._write_order(self._order(request, {situation.slot: situation.commit}))
+        swap = situation.way == "swap"
+        needs_container = bool(request.checks or request.migrate)
+        full = self._order(request, {situation.slot: situation.commit})
+        # With something to run first the slots start empty, and the release is booted when that has passed.
+        self._write_order(replace(full, slots={}) if swap and needs_container else full)
         name = instances.create(situation.instance, settings, check=situation.commit)
         try:
-            with tools.step("try") as detail:
+            with tools.step("start"):
                 instances.start(name)
                 check = require(tools.instances.engine.container(name), name)
+            checks = self._check(check, request)
+            with tools.step("try") as detail:
+                if swap and needs_container:
+                    self._write_order(full)
                 if situation.way == "swap":
                     booted = self._slots(check).wait_booted(situation.slot, situation.commit, situation.generation)
                 else:
                     workers = self._touch(check).wait_serving(situation.commit)
                     booted = Booted(situation.slot, len(workers), 0.0, 0.0)
                 detail.update(import_seconds=booted.import_seconds, workers=booted.workers)
-            checks = run_checks(tools.step, check, situation.commit, request.checks)
         finally:
             with tools.step("tidy"):
                 instances.remove(name)
@@ -386,7 +408,9 @@ class Rollout:
 
     def _slots(self, container: Container) -> SlotReload:
         tools = self.tools
-        return SlotReload(tools.paths, tools.instances.engine, container, self._patience(), self._called_off)
+        return SlotReload(
+            tools.paths, tools.instances.engine, container, self._patience(), self._called_off, tools.guard
+        )
 
     def _touch(self, container: Container) -> TouchReload:
         tools = self.tools
@@ -440,7 +464,15 @@ class Rollout:
         return dict(line.partition("=")[::2] for line in lines if line)
 
 
-BLAMES_RELEASE = ("boot-failed", "boot-timeout", "check-failed", "container-down", "container-restarted")
+BLAMES_RELEASE = (
+    "boot-failed",
+    "boot-timeout",
+    "check-failed",
+    "container-down",
+    "container-restarted",
+    "migration-failed",
+    "migration-timeout",
+)
 
 
 def refuse_failed(paths: ServicePaths, request: PrepareRequest) -> None:

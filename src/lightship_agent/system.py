@@ -179,11 +179,16 @@ def run(
     """Run a program to its end, in a process group of its own, which is killed whole after ``timeout`` seconds.
 
     ``env`` replaces the environment. Each stream keeps at most about ``max_output`` bytes (head and tail, with a marker
-    between, and ``truncated`` set). ``on_line`` hears each line as it comes.
+    between, and ``truncated`` set). ``on_line`` hears each line as it comes. With ``hold_input`` the program's input is
+    open and silent for as long as this process lives, so that it can notice our end.
     """
     begun = time.monotonic()
     process = _start(
-        argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL if input is None else subprocess.PIPE, umask=umask
+        argv,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL if input is None and not hold_input else subprocess.PIPE,
+        umask=umask,
     )
     assert process.stdout is not None and process.stderr is not None  # noqa: S101 (for the type checker)
     streams = {
@@ -192,7 +197,7 @@ def run(
     }
     ended = False
     try:
-        ended = _converse(process, streams, input or b"", begun + timeout)
+        ended = _converse(process, streams, None if hold_input else input or b"", begun + timeout)
         if ended:
             for stream in streams.values():
                 stream.close()
@@ -247,14 +252,14 @@ def _start(
 
 
 def _converse(
-    process: subprocess.Popen[bytes], streams: Mapping[IO[bytes], _Output], data: bytes, deadline: float
+    process: subprocess.Popen[bytes], streams: Mapping[IO[bytes], _Output], data: bytes | None, deadline: float
 ) -> bool:
-    """Feed the program and hear it until it has ended; False when the deadline came first."""
-    left = memoryview(data)
+    """Feed the program (None: hold its input open) and hear it until it has ended; False when the deadline came first."""
+    left = memoryview(data or b"")
     with selectors.DefaultSelector() as selector:
         for pipe in streams:
             selector.register(pipe, selectors.EVENT_READ)
-        if process.stdin is not None:
+        if process.stdin is not None and data is not None:
             os.set_blocking(process.stdin.fileno(), False)
             selector.register(process.stdin, selectors.EVENT_WRITE)
         gone: float | None = None
