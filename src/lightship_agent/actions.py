@@ -221,7 +221,7 @@ class Actions:
 
     @contextmanager
     def _mirror_lock(self) -> Iterator[None]:
-        """Makes this the only git that writes to the mirror: a plan fetches too, and does not hold the service's lock."""
+        """Make this the only git that writes to the mirror: a plan fetches too, without the service's lock."""
         make_directories(self._known_paths)
         descriptor = os.open(self._known_paths.state / "mirror.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

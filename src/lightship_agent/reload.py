@@ -8,7 +8,7 @@ after ``current`` was renamed.
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from lightship_agent import slots
 from lightship_agent.container import Container, Engine, exec_command

@@ -160,7 +160,7 @@ class Rollout:
         return booted, checks
 
     def _check(self, container: Container, request: PrepareRequest) -> List[Dict[str, Any]]:
-        """The configured checks, and then the migrations, before the release is booted: its first page may need them."""
+        """The checks, and then the migrations, before the release is booted: its first page may need them."""
         tools, commit = self.tools, self.situation.commit
         checks = run_checks(tools.step, container, commit, request.checks)
         if request.migrate:

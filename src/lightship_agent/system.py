@@ -172,6 +172,7 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float = 60.0,
     input: bytes | None = None,
+    hold_input: bool = False,
     on_line: OnLine | None = None,
     max_output: int = 1024 * 1024,
     umask: int = 0o022,
@@ -254,7 +255,7 @@ def _start(
 def _converse(
     process: subprocess.Popen[bytes], streams: Mapping[IO[bytes], _Output], data: bytes | None, deadline: float
 ) -> bool:
-    """Feed the program (None: hold its input open) and hear it until it has ended; False when the deadline came first."""
+    """Feed the program (None: hold its input open) and hear it to its end; False when the deadline came first."""
     left = memoryview(data or b"")
     with selectors.DefaultSelector() as selector:
         for pipe in streams:
