@@ -1,0 +1,258 @@
+"""Results as lines of text. Pure: what is shown and how it is worded, but not where or in which colour.
+
+A line is a list of pieces, each a text with a style of ``STYLES``. Every text from outside goes through ``printable``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from lightship.errors import LightshipError
+from lightship.model import Kind, Plan, ServerResult, StepTiming, short
+from lightship.output.text import last_line, printable, printable_lines
+from lightship.result import PlanResult, ReleasesResult, ServerStatus, StatusResult
+from lightship.rollout.result import RolloutResult
+
+__all__ = [
+    "Line",
+    "Style",
+    "error_lines",
+    "kind_words",
+    "plan_lines",
+    "releases_lines",
+    "rollout_lines",
+    "status_lines",
+    "step_words",
+]
+
+Style = Literal["", "bold", "dim", "good", "bad", "warn", "name"]
+Piece = tuple[str, Style]
+Line = Sequence[Piece]
+
+_FILES_SHOWN = 20
+_COMMITS_SHOWN = 20
+_TRACEBACK_LINES = 60
+_KINDS: Mapping[Kind, str] = {
+    "nothing": "nothing to do",
+    "code": "code deploy",
+    "container": "container deploy",
+    "full": "full deploy",
+}
+#: Details of an error that hold output of a program, in the order in which they are worth showing.
+_OUTPUTS = ("traceback", "output", "stderr", "log")
+
+
+def kind_words(kind: Kind) -> str:
+    """A kind of deploy in words."""
+    return _KINDS[kind]
+
+
+def step_words(steps: Iterable[StepTiming]) -> str:
+    """The steps with their seconds, as ``tree 0.05, boot 0.31``."""
+    return ", ".join(f"{printable(step.name, 40)} {step.seconds:.2f}" for step in steps)
+
+
+def error_lines(error: LightshipError, *, verbose: bool = False) -> list[Line]:
+    """``error: ...``, the line that says most of what a program printed, and ``hint: ...``."""
+    first, *more = printable_lines(error.message)
+    lines: list[Line] = [[("error", "bad"), (": ", "bold"), (first, "bold")]]
+    lines += [[(line, "")] for line in more]
+    output = next((error.detail[key] for key in _OUTPUTS if isinstance(error.detail.get(key), str)), "")
+    words = last_line(output)
+    if output and verbose:
+        lines += [[("  " + line, "dim")] for line in printable_lines(output, most=_TRACEBACK_LINES)]
+    elif words and words not in first:
+        lines.append([("  " + words, "bad")])
+    if error.hint:
+        hints = printable_lines(error.hint)
+        lines.append([("hint", "name"), (": ", "bold"), (hints[0], "")])
+        lines += [[("      " + line, "")] for line in hints[1:]]
+    if output and not verbose and "\n" in str(output).strip():
+        lines.append([("      more with --verbose", "dim")])
+    return lines
+
+
+def plan_lines(result: PlanResult) -> list[Line]:
+    """What a deploy would do: commit, kind and why, commits, files, steps."""
+    head: Line = [
+        (result.service, "name"),
+        (": ", ""),
+        (f"{printable(result.ref, 200)} is " if result.ref != result.commit else "", ""),
+        (short(result.commit), "bold"),
+        (f" {printable(result.subject, 100)}" if result.subject else "", "dim"),
+    ]
+    lines: list[Line] = [head]
+    several = len(result.plans) > 1
+    for server, plan in result.plans:
+        if several:
+            lines += [[], [(printable(server, 100), "name")]]
+        lines += _one_plan(plan)
+    return lines
+
+
+def _one_plan(plan: Plan) -> list[Line]:
+    lines: list[Line] = [[(kind_words(plan.kind), "bold"), (": ", ""), ("; ".join(map(printable, plan.why)), "")]]
+    if plan.blocked:
+        lines.append([("not again without --retry", "warn"), (": ", ""), (printable(plan.blocked), "")])
+    if plan.nothing_to_do:
+        return lines
+    change = plan.change
+    if change.commits:
+        lines += [[], [("commits", "name"), ("" if change.ahead else " (not a fast-forward of what is live)", "warn")]]
+        lines += [
+            [("  ", ""), (short(one.commit), "bold"), (f" {printable(one.subject, 100)}", "")]
+            for one in change.commits[:_COMMITS_SHOWN]
+        ]
+        lines += _more(change.count, min(len(change.commits), _COMMITS_SHOWN))
+    if change.files:
+        infra = set(change.infra) | set(change.infra_live or {})
+        lines += [[], [("files", "name")]]
+        lines += [
+            [
+                (f"  {printable(one.status, 4):<2}", "dim"),
+                (f" {printable(one.path, 200)}", ""),
+                (" (infrastructure)" if one.path in infra else "", "warn"),
+            ]
+            for one in change.files[:_FILES_SHOWN]
+        ]
+        lines += _more(change.files_count, min(len(change.files), _FILES_SHOWN))
+    lines += [[], [("steps", "name")]]
+    lines += [
+        [(f"  {number}. ", "dim"), (printable(step.title), ""), (f" ({step.detail})" if step.detail else "", "dim")]
+        for number, step in enumerate(plan.steps, 1)
+    ]
+    return lines
+
+
+def _more(count: int, shown: int) -> list[Line]:
+    return [[(f"  and {count - shown} more", "dim")]] if count > shown else []
+
+
+def rollout_lines(result: RolloutResult) -> list[Line]:
+    """The last line of a deploy or rollback; before it, servers that ended differently from the rest."""
+    lines: list[Line] = []
+    if len(result.servers) > 1 and len({one.outcome for one in result.servers}) > 1:
+        lines += [_server_line(one) for one in result.servers]
+    name: Piece = (result.service, "name")
+    if result.outcome == "nothing":
+        lines.append([name, (": ", ""), (short(result.commit), "bold"), (" is live already, nothing to do", "")])
+    elif result.outcome == "done":
+        done = [one for one in result.servers if one.outcome == "done"]
+        count = len(result.servers)
+        slowest = max(done, key=lambda one: one.seconds) if done else None
+        steps = step_words(slowest.steps) if slowest else ""
+        lines.append(
+            [
+                name,
+                (": ", ""),
+                (short(result.commit), "bold"),
+                (" live", "good"),
+                (f" on {count} server{'' if count == 1 else 's'} in ", ""),
+                (f"{result.seconds:.2f} s", "bold"),
+                (f" ({kind_words(result.kind)}{'; ' if steps else ''}{steps})", "dim"),
+            ]
+        )
+    else:
+        lines.append([name, (": ", ""), (_ended(result), "bold")])
+    return lines
+
+
+def _ended(result: RolloutResult) -> str:
+    running = sorted({short(one.running) for one in result.servers if one.running})
+    runs = f"; {' and '.join(running)} serves" if running else "; nothing serves yet"
+    if result.outcome == "reverted":
+        return f"{short(result.commit)} was reverted{runs}"
+    if result.outcome == "degraded":
+        return f"{short(result.commit)} left the service in need of a person{runs}"
+    if result.outcome == "aborted":
+        return f"{short(result.commit)} was stopped, nothing was changed{runs}"
+    return f"{short(result.commit)} was refused, nothing was changed{runs}"
+
+
+def _server_line(one: ServerResult) -> Line:
+    return [
+        (f"  {printable(one.server, 100)}: ", "name"),
+        (one.outcome, "good" if one.outcome in ("done", "nothing") else "bad"),
+        (f", runs {short(one.running)}", ""),
+        (f": {printable(one.error.message, 300)}" if one.error else "", ""),
+    ]
+
+
+def status_lines(result: StatusResult) -> list[Line]:
+    """What is expected, on disk, and loaded by each worker, for each server."""
+    lines: list[Line] = []
+    for one in result.servers:
+        lines += _one_status(result, one)
+    head = short(result.head) if result.head else printable(result.head_error or "not asked", 300)
+    lines.append([(f"  {'branch':<10}", "dim"), (f"{printable(result.branch, 200)} is {head}", "")])
+    return lines
+
+
+def _one_status(result: StatusResult, one: ServerStatus) -> list[Line]:
+    title: list[Piece] = [(result.service, "name"), (f" on {printable(one.server, 100)}: ", "")]
+    facts = one.facts
+    if facts is None:
+        return [[*title, (printable(one.problem), "bad")]]
+    if one.on_disk is None:
+        return [[*title, ("nothing is deployed yet", "warn")]]
+    state: Piece = (printable(one.problem), "bad") if one.problem else (f"{short(one.on_disk)} live", "good")
+    lines: list[Line] = [[*title, state]]
+    release = facts.release(one.on_disk)
+    subject = f" {printable(release.subject, 100)}" if release and release.subject else ""
+    lines.append([(f"  {'expected':<10}", "dim"), (short(one.expected), "bold"), (" deployed last", "dim")])
+    lines.append([(f"  {'on disk':<10}", "dim"), (short(one.on_disk), "bold"), (subject, "dim")])
+    for slot, found in sorted(facts.slots.items()):
+        for worker in found.workers if found.running else ():
+            lines.append(
+                [
+                    (f"  {'loaded':<10}", "dim"),
+                    (short(worker.release), "bold"),
+                    (f" worker {worker.id} of slot {printable(slot, 10)}, pid {worker.pid}, ", "dim"),
+                    (printable(worker.state, 20), "good" if worker.state == "serving" else "warn"),
+                ]
+            )
+    if facts.container is not None:
+        container = facts.container
+        words = f"{printable(container.name, 100)} (instance {container.instance}, {printable(container.status, 40)})"
+        lines.append([(f"  {'container':<10}", "dim"), (words, ""), (f" {printable(container.image, 200)}", "dim")])
+    return lines
+
+
+def releases_lines(result: ReleasesResult) -> list[Line]:
+    """The releases on each server, newest first; what is current and what a rollback goes to is marked."""
+    lines: list[Line] = []
+    for one in result.servers:
+        if len(result.servers) > 1:
+            lines.append([(printable(one.server, 100), "name")])
+        if not one.releases:
+            lines.append([("no releases yet", "dim")])
+        for release in one.releases:
+            marks = [
+                word
+                for word, commit in (("current", one.current), ("rollback goes here", one.previous))
+                if commit == release.commit
+            ]
+            lines.append(
+                [
+                    (short(release.commit), "bold"),
+                    (f" {_when(release.created)}", "dim"),
+                    (f" {printable(release.state, 20):<9}", _state_style(release.state)),
+                    (f" {printable(release.subject, 80)}", ""),
+                    (f" [{', '.join(marks)}]" if marks else "", "name"),
+                    (f" {printable(release.why, 200)}" if release.why and release.state == "failed" else "", "bad"),
+                ]
+            )
+    return lines
+
+
+def _when(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return "at an unknown time"
+
+
+def _state_style(state: str) -> Style:
+    return "good" if state == "stable" else "bad" if state == "failed" else "dim"

@@ -1,0 +1,113 @@
+"""What the commands that only look return: frozen values, rendered by ``lightship.output``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightship.errors import LightshipError
+from lightship.model import Facts, Kind, Plan, Release, short
+
+__all__ = ["ExecResult", "PlanResult", "ReleasesResult", "ServerExec", "ServerReleases", "ServerStatus", "StatusResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """What one server runs: expected, on disk, and loaded by each worker."""
+
+    server: str
+    expected: str | None
+    on_disk: str | None
+    loaded: tuple[str, ...]
+    facts: Facts | None
+    error: LightshipError | None = None
+
+    @property
+    def problem(self) -> str:  # noqa: PLR0911 - one for each thing that can be wrong
+        """What is not as it should be, in words; empty when all is well or nothing was deployed yet."""
+        if self.facts is None:
+            return self.error.message if self.error is not None else "not reached"
+        if self.on_disk is None:
+            return ""
+        if self.facts.container is None:
+            return "there is no container"
+        if not self.facts.container.running:
+            return f"the container does not run ({self.facts.container.status or 'stopped'})"
+        if not self.loaded:
+            return "no worker says that it serves"
+        others = [short(one) for one in self.loaded if one != self.on_disk]
+        if others:
+            return f"workers run {', '.join(others)} while {short(self.on_disk)} is on disk"
+        if self.expected is not None and self.on_disk != self.expected:
+            return f"{short(self.on_disk)} is on disk, but {short(self.expected)} was deployed last"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusResult:
+    """The service on all its servers. ``head`` is what the branch names now, if the git server could be asked."""
+
+    service: str
+    branch: str
+    head: str | None
+    head_error: str
+    servers: tuple[ServerStatus, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """0 when each server runs what it should and all run the same, 3 when none was reached, else 5."""
+        if all(one.facts is None for one in self.servers):
+            return 3
+        differ = len({one.on_disk for one in self.servers}) > 1
+        return 5 if differ or any(one.problem for one in self.servers) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanResult:
+    """What a deploy would do on each server."""
+
+    service: str
+    ref: str
+    commit: str
+    subject: str
+    kind: Kind
+    plans: tuple[tuple[str, Plan], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReleases:
+    """The releases that one server has."""
+
+    server: str
+    current: str | None
+    stable: str | None
+    previous: str | None
+    releases: tuple[Release, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasesResult:
+    """The releases on each server, newest first."""
+
+    service: str
+    servers: tuple[ServerReleases, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerExec:
+    """How a command ended on one server."""
+
+    server: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """How a command ended on each server; the worst is the exit status."""
+
+    service: str
+    servers: tuple[ServerExec, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """The first exit status that is not 0."""
+        return next((one.status for one in self.servers if one.status), 0)
