@@ -418,6 +418,7 @@ class Desired:
 
     fingerprint: str
     settings: str
+    settings_changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,12 @@ from lightship.model import Change, Desired, Facts, Kind, Plan, Step, short
 __all__ = ["PlannedService", "make_plan", "make_rollback_plan"]
 
 _SHOWN = 3
+#: The names of steps are those that the agent reports.
+_PROOF = (
+    Step("workers", "see that every worker runs it"),
+    Step("health", "ask the health path"),
+    Step("commit", "write it down as stable", "and remove releases that are no longer kept"),
+)
 Override = Literal["code", "container", "full"]
 
 
@@ -82,8 +88,11 @@ def make_rollback_plan(service: PlannedService, facts: Facts, commit: str) -> Pl
     live = facts.current == commit and set(facts.loaded) <= {commit} and _running(facts)
     if live:
         return Plan("nothing", commit, (f"{short(commit)} is live already",), (), change)
-    why = (f"back from {short(facts.current)} to {short(commit)}",)
-    return Plan("code", commit, why, _code_steps(service, facts, commit), change)
+    why = [f"back from {short(facts.current)} to {short(commit)}"]
+    if facts.container is None or (release and release.fingerprint not in ("", facts.container.fingerprint)):
+        why.append("it ran in a container of another image")
+        return Plan("container", commit, tuple(why), _container_steps(service, facts, commit), change)
+    return Plan("code", commit, tuple(why), _code_steps(service, facts, commit), change)
 
 
 def _running(facts: Facts) -> bool:
@@ -99,8 +108,10 @@ def _container_reasons(facts: Facts, change: Change, desired: Desired) -> tuple[
         reasons.append(f"{_some(files)} changed" if files else "the image was made from other files")
     if change.env_changed:
         reasons.append("environment or secrets changed")
-    elif facts.container.settings != desired.settings:
-        reasons.append("settings of the container changed")
+    if facts.container.settings != desired.settings:
+        names = [name for name in desired.settings_changed if not (change.env_changed and name.startswith("env."))]
+        if names or not (desired.settings_changed or reasons):
+            reasons.append(f"{_some(names)} in lightship.yml changed" if names else "settings of the container changed")
     return tuple(reasons)
 
 
@@ -138,43 +149,39 @@ def _steps(service: PlannedService, facts: Facts, change: Change, kind: Kind) ->
         return ()
     if kind == "code":
         return _code_steps(service, facts, change.commit)
-    commit = short(change.commit)
     image = (
         Step("build", "build the image", f"{service.image_name}; nothing is built when it is there already")
         if service.builds_image
         else Step("pull", "pull the image", service.image_name)
     )
-    steps = [image, Step("tree", f"lay out the release {commit}")]
-    steps += [Step("check", f"check: {name}", "in the new image") for name in service.check_names]
+    return (image, *_container_steps(service, facts, change.commit))
+
+
+def _container_steps(service: PlannedService, facts: Facts, full: str) -> tuple[Step, ...]:
+    commit = short(full)
+    steps = [Step("tree", f"lay out the release {commit}")]
     steps.append(Step("try", f"try {commit} in the new image", "in a container that nobody can reach"))
-    if facts.container is not None:
-        steps.append(Step("stop", f"stop the container {facts.container.name}", "kept until the new one is healthy"))
-    steps += [
-        Step("start", f"start the new container on {commit}"),
-        Step("verify", "see that every worker runs it", "and that the health path answers"),
-        Step("commit", "write it down as stable", "and remove releases that are no longer kept"),
-    ]
-    return tuple(steps)
+    steps += [Step(f"check {name}", f"check: {name}", "in that container") for name in service.check_names]
+    old = facts.container
+    switch = (
+        Step("flip", f"start the new container on {commit}")
+        if old is None
+        else Step(
+            "flip", f"stop {old.name}, start the new container on {commit}", "the old one is kept until it is proven"
+        )
+    )
+    return (*steps, switch, *_PROOF)
 
 
 def _code_steps(service: PlannedService, facts: Facts, commit: str) -> tuple[Step, ...]:
     name = short(commit)
     steps = [] if _running(facts) else [Step("start", "start the container")]
-    steps.append(Step("tree", f"lay out the release {name}"))
-    steps += [Step("check", f"check: {check}") for check in service.check_names]
+    steps.insert(0, Step("tree", f"lay out the release {name}"))
     if service.reload == "swap":
-        steps += [
-            Step("boot", f"boot {name} in the idle slot", "beside the one that serves"),
-            Step("flip", f"point current at {name}", "one rename: its workers begin to accept"),
-        ]
+        steps.append(Step("boot", f"boot {name} in the idle slot", "beside the one that serves"))
+        flip = Step("flip", f"point current at {name}", "one rename: its workers begin to accept")
     else:
-        steps += [
-            Step("boot", f"import {name} in a candidate process"),
-            Step("flip", f"point current at {name}"),
-            Step("reload", f"reload the workers ({service.reload})"),
-        ]
-    steps += [
-        Step("verify", "see that every worker runs it", "and that the health path answers"),
-        Step("commit", "write it down as stable", "and remove releases that are no longer kept"),
-    ]
-    return tuple(steps)
+        steps.append(Step("boot", f"import {name} in a candidate process"))
+        flip = Step("flip", f"point current at {name}", f"and reload the workers ({service.reload})")
+    steps += [Step(f"check {check}", f"check: {check}") for check in service.check_names]
+    return (*steps, flip, *_PROOF)
