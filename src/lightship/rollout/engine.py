@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightship.errors import (
+    AgentError,
     DegradedError,
     LightshipError,
     RefusedError,
@@ -27,7 +28,7 @@ from lightship.model import Outcome, Plan, ServerResult, Worker, short
 from lightship.rollout.events import Emit, Note, Phase, PhaseStarted
 from lightship.rollout.session import Session
 
-__all__ = ["Order", "Rollout"]
+__all__ = ["Order", "Rollout", "as_refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,13 @@ class _Progress:
     seconds: float = 0.0
 
 
+def as_refusal(error: LightshipError) -> LightshipError:
+    """A failure of no class of its own, from before anything was changed: that is a refusal."""
+    if type(error) is not AgentError:
+        return error
+    return RefusedError(error.message, hint=error.hint, code=error.code, detail=error.detail)
+
+
 class Rollout:
     """One attempt to bring a release to servers. ``run`` never raises for what happens on a server."""
 
@@ -78,7 +86,7 @@ class Rollout:
             try:
                 prepared = await self._prepare_all(todo)
             except asyncio.CancelledError:
-                self._cancelled = True
+                self._stop()
                 prepared = False
             if prepared:
                 await self._unstoppable(self._go_live(todo))
@@ -113,8 +121,15 @@ class Rollout:
         except asyncio.CancelledError:
             if not self._cancelled:
                 self._emit(Note("", "interrupted: finishing first what has begun; once more to leave it to the server"))
-            self._cancelled = True
+            self._stop()
             await self._once_more(task)
+
+    def _stop(self) -> None:
+        """Take note of the wish to stop; from here on it is met by how the phases end."""
+        self._cancelled = True
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
 
     async def _once_more(self, task: asyncio.Future[Any]) -> None:
         try:
@@ -135,7 +150,7 @@ class Rollout:
             if one.activated and (isinstance(error, TransportError) or one.order.session.broken):
                 await self._ask_again(one, error)
             else:
-                one.error = error
+                one.error = error if one.activated else as_refusal(error)
         return one.error is None
 
     async def _prepare(self, one: _Progress) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from lightship.errors import TransportError
 from lightship.model import Facts, StepTiming, Worker
-from lightship.rollout.events import Emit, LogLine, StepDone, StepFailed, StepStarted
+from lightship.rollout.events import Emit, LogLine, Note, StepDone, StepFailed, StepStarted
 from lightship.transport.base import Transport
 from lightship.transport.conversation import PROTOCOL, Conversation
 
@@ -35,6 +35,14 @@ class Hello:
     def words(self, **changes: Any) -> dict[str, Any]:
         """The arguments of ``hello``, with some of them changed."""
         return {**self._words, **changes}
+
+
+def _waiting(server: str, holder: Mapping[str, Any]) -> Note:
+    """Who holds the lock that is waited for, and what for."""
+    words = [f"waiting for {str(holder.get('who') or 'somebody')[:200]}"]
+    if holder.get("why"):
+        words.append(f"({str(holder['why'])[:200]})")
+    return Note(server, " ".join(words))
 
 
 class Session:
@@ -114,7 +122,7 @@ class Session:
         detail = message.get("detail")
         detail = detail if isinstance(detail, Mapping) else {}
         if state == "start":
-            self._emit(StepStarted(self.server, step))
+            self._emit(_waiting(self.server, detail) if step == "lock" else StepStarted(self.server, step))
         elif state == "done":
             self.timings.append(StepTiming(step, seconds))
             self._emit(StepDone(self.server, step, seconds, detail))
