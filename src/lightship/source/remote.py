@@ -1,7 +1,7 @@
 """The git remote, asked once: which commit is this ref? One ``git ls-remote``, no clone.
 
 A ref reaches git only past the allow-list of ``config.rules`` and spelled out in full (``refs/heads/...``), so that it
-can be neither an option nor a pattern; a repository only past its own check and after ``--``.
+can be neither an option nor a pattern; a repository only as a ``Repository`` and after ``--``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lightship.config.repository import Repository
 from lightship.config.rules import REF, RuleError
+from lightship.config.secrets import redact
 from lightship.errors import RefusedError, UsageError
 
 __all__ = ["Resolved", "git_environment", "is_commit", "ls_remote_command", "parse_ls_remote", "resolve"]
 
 #: Transports that run no program of the URL's choosing.
-ALLOWED_PROTOCOLS = "file:git:http:https:ssh"
+ALLOWED_PROTOCOLS = "file:http:https:ssh"
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _MOST = 1024 * 1024
 # The password of a URL is not for the eyes of whoever reads an error.
@@ -49,14 +51,12 @@ def git_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def ls_remote_command(repository: str, ref: str) -> list[str]:
+def ls_remote_command(repository: Repository, ref: str) -> list[str]:
     """The command that lists what a ref may mean."""
-    if not repository or repository.startswith("-") or "::" in repository.split("/", 1)[0]:
-        raise UsageError(f"not a repository that lightship may ask: {hide_password(repository)!r}")
     names = [f"refs/heads/{ref}", f"refs/tags/{ref}", f"refs/tags/{ref}^{{}}"]
     if ref.startswith(("refs/heads/", "refs/tags/")):
         names = [ref, f"{ref}^{{}}"]
-    return ["git", "ls-remote", "--", repository, *names]
+    return ["git", "ls-remote", "--", repository.reveal(), *names]
 
 
 def hide_password(text: str) -> str:
@@ -86,7 +86,7 @@ def parse_ls_remote(output: str, ref: str) -> Resolved | None:
     return Resolved(ref, tagged, "tag") if tagged else None
 
 
-async def resolve(repository: str, ref: str, *, timeout: float = 30.0) -> Resolved:
+async def resolve(repository: Repository, ref: str, *, timeout: float = 30.0) -> Resolved:
     """The commit of a branch, a tag or a full commit id. Raises ``UsageError`` or ``RefusedError``."""
     try:
         REF(ref)
@@ -98,15 +98,15 @@ async def resolve(repository: str, ref: str, *, timeout: float = 30.0) -> Resolv
     resolved = parse_ls_remote(output, ref)
     if resolved is None:
         raise UsageError(
-            f"there is no branch or tag {ref} in {hide_password(repository)}",
+            f"there is no branch or tag {ref} in {repository}",
             hint="is it pushed? a commit has to be given in full (40 digits)",
             code="no-such-ref",
         )
     return resolved
 
 
-async def _run(command: list[str], repository: str, timeout: float) -> str:
-    shown = hide_password(repository)
+async def _run(command: list[str], repository: Repository, timeout: float) -> str:
+    shown = str(repository)
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -129,7 +129,7 @@ async def _run(command: list[str], repository: str, timeout: float) -> str:
         if process.returncode is None:
             process.kill()
     if process.returncode != 0:
-        words = hide_password(errors.decode("utf-8", "replace").strip())[-2000:]
+        words = redact(hide_password(errors.decode("utf-8", "replace").strip()), [repository])[-2000:]
         last = next((line for line in words.splitlines() if line.startswith(("fatal:", "ERROR:"))), words)
         raise RefusedError(
             f"cannot read {shown}: {last.removeprefix('fatal: ')}",

@@ -1,0 +1,174 @@
+"""What every operation needs: the service, a way to its servers, and the words that open a conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightship.config.secrets import Hidden, redact
+from lightship.errors import ConfigurationError, LightshipError
+from lightship.model import short
+from lightship.rollout.events import Emit, Event, LogLine, Note, StepDone, StepFailed
+from lightship.rollout.session import Hello, Session
+from lightship.transport.base import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lightship.config.load import Config
+    from lightship.config.schema import Service
+
+__all__ = ["Connect", "Context", "Redactor", "connect_server", "load_context", "sessions"]
+
+#: Gives the transport to a server by its name in the configuration.
+Connect = Callable[[str], Transport]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A service, its configuration, and the ways in and out."""
+
+    config: Config
+    service: Service
+    emit: Emit
+    connect: Connect
+
+    def hello(self, *, why: str, lock: bool, wait: float = 0.0) -> Hello:
+        """The words that open each conversation of a command."""
+        return Hello(
+            service=self.service.name,
+            root=self.service.root,
+            container=self.service.name,
+            who=_who(),
+            why=why,
+            lock=lock,
+            wait=wait,
+        )
+
+
+def load_context(service: str | None, config: Path | None, emit: Emit, connect: Connect | None = None) -> Context:
+    """Read the configuration and find the service. Raises ``ConfigurationError`` or ``UsageError``."""
+    from lightship.config.load import load  # noqa: PLC0415 - Pydantic and YAML only when a file is read
+
+    loaded = load(config)
+    return Context(loaded, loaded.service(service), emit, connect or connect_server)
+
+
+def connect_server(server: str) -> Transport:
+    """The transport to a server: this machine."""
+    if server != "local":
+        raise ConfigurationError(
+            f"server {server}: this version reaches this machine only",
+            hint="write `servers: [local]` and run lightship on the server",
+            code="transport",
+        )
+    from lightship.transport.local import LocalTransport  # noqa: PLC0415
+    from lightship.transport.zipapp import agent_file  # noqa: PLC0415
+
+    return LocalTransport(agent_file(), server=server)
+
+
+def _who() -> str:
+    user = os.environ.get("SUDO_USER", "")
+    if not user:
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):
+            user = str(os.geteuid())
+    return f"{user}@{socket.gethostname()}"[:200]
+
+
+@asynccontextmanager
+async def sessions(context: Context, hello: Hello, *, servers: Sequence[str] = ()) -> AsyncIterator[list[Session]]:
+    """Conversations with all servers of the service, at once. One that cannot be had ends the others.
+
+    On the way out each is ended: with ``bye`` when all went well, else as it stands (the agent undoes or finishes).
+    """
+    opened = [Session(context.connect(name), hello, context.emit) for name in servers or context.service.servers]
+    results = await asyncio.gather(*(session.open() for session in opened), return_exceptions=True)
+    errors = [
+        (session, error) for session, error in zip(opened, results, strict=True) if isinstance(error, BaseException)
+    ]
+    try:
+        if errors:
+            raise _named(errors, several=len(opened) > 1)
+        for session in opened:
+            _tell_recovered(session, context.emit)
+        yield opened
+    except BaseException:
+        await asyncio.gather(*(session.close() for session in opened), return_exceptions=True)
+        raise
+    await asyncio.gather(*(session.bye() for session in opened), return_exceptions=True)
+
+
+def _named(errors: list[tuple[Session, BaseException]], *, several: bool) -> BaseException:
+    """The first error that tells most; with several servers it says which one."""
+    session, error = next((one for one in errors if not isinstance(one[1], LightshipError)), errors[0])
+    if several and isinstance(error, LightshipError) and not error.message.startswith(session.server):
+        return type(error)(f"{session.server}: {error.message}", hint=error.hint, code=error.code, detail=error.detail)
+    return error
+
+
+def _tell_recovered(session: Session, emit: Emit) -> None:
+    if session.recovered:
+        found = session.recovered
+        commit, outcome = str(found.get("commit") or ""), str(found.get("outcome") or "put in order")
+        ended = {"done": "finished", "aborted": "undone"}.get(outcome, outcome)
+        reason = f" ({found['reason']})" if found.get("reason") else ""
+        emit(Note(session.server, f"an earlier rollout of {short(commit)} was cut off; it has been {ended}{reason}"))
+
+
+class Redactor:
+    """Takes a command's secrets out of everything it tells."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._secrets: tuple[Hidden, ...] = ()
+
+    def learn(self, secrets: Iterable[Hidden]) -> None:
+        """From now on these are not to be seen."""
+        self._secrets = (*self._secrets, *secrets)
+
+    def __call__(self, event: Event) -> None:
+        """Pass the event on without them."""
+        if self._secrets:
+            match event:
+                case LogLine(text=text) | Note(text=text):
+                    event = replace(event, text=redact(text, self._secrets))
+                case StepDone(detail=detail) | StepFailed(detail=detail):
+                    event = replace(event, detail=self.clean(detail))
+        self._emit(event)
+
+    def clean(self, value: Any) -> Any:
+        """A value of JSON without them."""
+        if isinstance(value, str):
+            return redact(value, self._secrets)
+        if isinstance(value, dict):
+            return {key: self.clean(one) for key, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.clean(one) for one in value]
+        return value
+
+    def clean_error(self, error: LightshipError | None) -> LightshipError | None:
+        """An error without them."""
+        if error is not None and self._secrets:
+            error.message = self.clean(error.message)
+            error.hint = self.clean(error.hint)
+            error.detail = self.clean(error.detail)
+            error.args = (error.message,)
+        return error
+
+
+async def settle(*tasks: asyncio.Task[Any]) -> None:
+    """Stop tasks that nobody needs any more."""
+    for task in tasks:
+        task.cancel()
+    with suppress(BaseException):
+        await asyncio.gather(*tasks, return_exceptions=True)

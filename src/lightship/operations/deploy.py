@@ -1,0 +1,237 @@
+"""Deploy a ref: resolve it once, see what it changes, plan, roll out. ``plan`` stops before the rollout."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lightship.errors import LightshipError, RefusedError, UsageError
+from lightship.model import Change, Desired, Kind, Plan, short
+from lightship.operations.context import Context, Redactor, sessions, settle
+from lightship.operations.requests import (
+    build_args,
+    container_args,
+    desired_state,
+    inspect_args,
+    planned_shape,
+    prepare_args,
+)
+from lightship.plan import make_plan
+from lightship.plan.planner import Override
+from lightship.result import PlanResult
+from lightship.rollout import Order, Rollout, RolloutResult, Session, overall
+from lightship.rollout.engine import as_refusal
+from lightship.rollout.events import PlanMade, StepStarted
+from lightship.source.remote import Resolved, is_commit, resolve
+
+if TYPE_CHECKING:
+    from lightship.config.secrets import Secret
+
+__all__ = ["Wanted", "deploy", "finish", "gravest_kind", "plan"]
+
+#: A lock that was waited for this long may have let a newer push pass: the ref is asked for again.
+_STALE_SECONDS = 2.0
+_PLAN_WAIT = 10.0
+_KINDS: tuple[Kind, ...] = ("nothing", "code", "container", "full")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user asked for."""
+
+    ref: str | None = None
+    commit: str | None = None
+    kind: Override | None = None
+    retry: bool = False
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """One server with its plan."""
+
+    session: Session
+    plan: Plan
+    desired: Desired
+
+
+async def plan(context: Context, wanted: Wanted) -> PlanResult:
+    """What a deploy would do, without a lock and without doing it."""
+    known = await _known_ref(context, wanted)
+    env = {**context.service.env, **_revealed(await _secrets(context))}
+    try:
+        resolved, planned = await _plan_once(context, known, env, wanted, lock=False)
+    except LightshipError as error:
+        if error.code != "no-lock":
+            raise
+        # The commit is not on a server yet: fetching it there needs the lock, for as long as that takes.
+        resolved, planned = await _plan_once(context, known, env, wanted, lock=True)
+    change = planned[0].plan.change
+    return PlanResult(
+        service=context.service.name,
+        ref=resolved.ref,
+        commit=resolved.commit,
+        subject=change.subject,
+        kind=gravest_kind([one.plan for one in planned]),
+        plans=tuple((one.session.server, one.plan) for one in planned),
+    )
+
+
+async def _plan_once(
+    context: Context, known: Resolved | None, env: Mapping[str, str], wanted: Wanted, *, lock: bool
+) -> tuple[Resolved, list[_Planned]]:
+    hello = context.hello(why="plan", lock=lock, wait=_PLAN_WAIT if lock else 0.0)
+    async with sessions(context, hello) as opened:
+        resolved = known or _from_releases(opened, wanted.commit or "")
+        return resolved, await _plan_all(context, opened, resolved, env, wanted)
+
+
+async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutResult:
+    """Bring a ref to the service's servers. Raises for what ends it before the rollout; else the result says all."""
+    redactor = Redactor(context.emit)
+    context = Context(context.config, context.service, redactor, context.connect)
+    what = wanted.commit or wanted.ref or context.service.branch
+    hello = context.hello(why=f"deploy {what}", lock=True, wait=wanted.wait)
+    began = time.monotonic()
+    context.emit(StepStarted("", "connect"))
+    known = asyncio.create_task(_known_ref(context, wanted))
+    secrets = asyncio.create_task(_secrets(context))
+    try:
+        async with sessions(context, hello) as opened:
+            resolved = await known
+            if resolved is not None and resolved.kind != "commit" and time.monotonic() - began > _STALE_SECONDS:
+                resolved = await _known_ref(context, wanted)
+            resolved = resolved or _from_releases(opened, wanted.commit or "")
+            values = await secrets
+            redactor.learn(values.values())
+            env = {**context.service.env, **_revealed(values)}
+            planned = await _plan_all(context, opened, resolved, env, wanted)
+            orders = [_order(context, one, wanted, env, f"{what}") for one in planned]
+            result = await finish(context, orders, resolved, started)
+    except LightshipError as error:
+        found = as_refusal(error)
+        raise redactor.clean_error(found) or found from None
+    finally:
+        await settle(known, secrets)
+    for one in result.servers:
+        redactor.clean_error(one.error)
+    return result
+
+
+async def _known_ref(context: Context, wanted: Wanted) -> Resolved | None:
+    """The commit, as far as it can be known without a server; ``None`` for a commit given in short."""
+    if wanted.commit is not None and wanted.ref is not None:
+        raise UsageError("--ref and --commit exclude each other")
+    if wanted.commit is not None:
+        from lightship.config.rules import COMMIT, RuleError  # noqa: PLC0415
+
+        try:
+            COMMIT(wanted.commit)
+        except RuleError as error:
+            raise UsageError(f"{wanted.commit[:100]!r} is no commit: it {error.rule}", code="bad-commit") from error
+        return Resolved(context.service.branch, wanted.commit, "commit") if is_commit(wanted.commit) else None
+    return await resolve(context.service.repository, wanted.ref or context.service.branch)
+
+
+def _from_releases(opened: Sequence[Session], text: str) -> Resolved:
+    """A commit given in short, found among the releases that the servers have."""
+    found = {one.commit for session in opened for one in session.facts.releases if one.commit.startswith(text)}
+    if len(found) == 1:
+        commit = found.pop()
+        return Resolved(commit, commit, "commit")
+    raise UsageError(
+        f"{text} is {'no release' if not found else 'more than one release'} here",
+        hint="give the commit in full (40 digits); `lightship releases` lists those that are here",
+        code="no-such-release",
+    )
+
+
+async def _secrets(context: Context) -> Mapping[str, Secret]:
+    """The values of the service's secrets; programs that print them run beside everything else."""
+    if not context.service.secrets:
+        return {}
+    from lightship.config.secrets import resolve as resolve_secrets  # noqa: PLC0415
+    from lightship.rollout.events import Note  # noqa: PLC0415
+
+    loop = asyncio.get_running_loop()
+
+    def warn(text: str) -> None:
+        loop.call_soon_threadsafe(context.emit, Note("", text))
+
+    return await asyncio.to_thread(resolve_secrets, context.service.secrets, context.config.directory, warn=warn)
+
+
+def _revealed(secrets: Mapping[str, Secret]) -> dict[str, str]:
+    """For the conversation alone: the agent writes them to a file that only root reads."""
+    return {name: secret.reveal() for name, secret in secrets.items()}
+
+
+async def _plan_all(
+    context: Context, opened: Sequence[Session], resolved: Resolved, env: Mapping[str, str], wanted: Wanted
+) -> list[_Planned]:
+    async def one(session: Session) -> _Planned:
+        args = inspect_args(context.service, resolved.ref, resolved.commit, env)
+        change = Change.from_json(await session.call("inspect", args))
+        if change.commit != resolved.commit:
+            raise RefusedError(f"{session.server} fetched {short(change.commit)} and not {short(resolved.commit)}")
+        desired = desired_state(context.service, change, session.facts)
+        shape = planned_shape(context.service, desired.fingerprint)
+        made = make_plan(shape, session.facts, change, desired, wanted.kind, retry=wanted.retry)
+        context.emit(PlanMade(session.server, made))
+        return _Planned(session, made, desired)
+
+    return list(await asyncio.gather(*(one(session) for session in opened)))
+
+
+def _order(context: Context, one: _Planned, wanted: Wanted, env: Mapping[str, str], why: str) -> Order:
+    if one.plan.blocked:
+        raise RefusedError(
+            f"{one.plan.blocked}; it is not deployed again unasked",
+            hint="fix it with a new commit, or try the same once more with --retry",
+            code="failed-before",
+        )
+    service, plan = context.service, one.plan
+    container = container_args(service, one.desired, env) if plan.replaces_container else None
+    op, image = build_args(service, plan.commit, one.desired) if plan.replaces_container else ("", {})
+    return Order(
+        session=one.session,
+        plan=plan,
+        prepare=prepare_args(service, plan, retry=wanted.retry, why=why, container=container),
+        image_op=op,
+        image=image,
+        keep=service.keep,
+    )
+
+
+def gravest_kind(plans: Sequence[Plan]) -> Kind:
+    """The kind that does most."""
+    return max((one.kind for one in plans), key=_KINDS.index)
+
+
+async def finish(context: Context, orders: Sequence[Order], resolved: Resolved, started: float) -> RolloutResult:
+    """Run the rollout and sum it up."""
+    rollout = Rollout(orders, context.emit)
+    servers = await rollout.run()
+    plans = [order.plan for order in orders]
+    errors = [one for one in servers if one.error is not None]
+    outcome = overall([one.outcome for one in servers])
+    grave = next((one.error for one in errors if one.outcome == outcome), errors[0].error if errors else None)
+    shown = max(plans, key=lambda one: _KINDS.index(one.kind))
+    return RolloutResult(
+        service=context.service.name,
+        ref=resolved.ref,
+        kind=shown.kind,
+        commit=resolved.commit,
+        subject=shown.change.subject,
+        previous=shown.change.live,
+        outcome=outcome,
+        why=shown.why,
+        servers=servers,
+        plans=tuple((order.session.server, order.plan) for order in orders),
+        error=grave,
+        interrupted=rollout.cancelled,
+        seconds=time.perf_counter() - started,
+    )

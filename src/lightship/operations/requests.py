@@ -1,0 +1,159 @@
+"""The arguments of the agent's operations, from the configuration and what is known. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightship.model import Change, Desired, Facts, Plan
+from lightship.source.fingerprint import differences, image_fingerprint, settings_of
+
+if TYPE_CHECKING:
+    from lightship.config.schema import Service
+
+__all__ = [
+    "PlannedShape",
+    "build_args",
+    "desired_state",
+    "health_args",
+    "image_tag",
+    "inspect_args",
+    "prepare_args",
+    "settings_differences",
+    "settings_text",
+]
+
+_TAG_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedShape:
+    """What ``plan.make_plan`` wants to know of a service."""
+
+    builds_image: bool
+    image_name: str
+    check_names: Sequence[str]
+    reload: str
+
+
+def planned_shape(service: Service, fingerprint: str = "") -> PlannedShape:
+    """The service as the planner sees it."""
+    built = not isinstance(service.image, str)
+    name = image_tag(service.name, fingerprint) if built else str(service.image)
+    return PlannedShape(built, name, tuple(check.name for check in service.checks), service.reload)
+
+
+def settings_text(service: Service) -> str:
+    """The container's settings as the label that the container carries."""
+    return json.dumps(settings_of(service), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def settings_differences(old: str, new: str) -> list[str]:
+    """Which settings differ between two labels; none when the old one cannot be read."""
+    try:
+        before, after = json.loads(old), json.loads(new)
+    except ValueError:
+        return []
+    return differences(before, after) if isinstance(before, dict) and isinstance(after, dict) else []
+
+
+def desired_state(service: Service, change: Change, facts: Facts) -> Desired:
+    """What the configuration and the commit ask for."""
+    settings = settings_text(service)
+    live = facts.container.settings if facts.container is not None else ""
+    # Of a built image the inputs are its fingerprint already.
+    changed = tuple(path for path in settings_differences(live, settings) if not path.startswith("image.args"))
+    return Desired(
+        fingerprint=image_fingerprint(change.infra, settings_of(service)["image"]),
+        settings=settings,
+        settings_changed=changed,
+    )
+
+
+def image_tag(service: str, fingerprint: str) -> str:
+    """The name of a built image: the same inputs give the same name, so nothing is built twice."""
+    return f"lightship/{service}:{fingerprint[:_TAG_DIGITS] or 'latest'}"
+
+
+def inspect_args(service: Service, ref: str, commit: str, env: Mapping[str, str] | None) -> dict[str, Any]:
+    """``inspect``: fetch the commit and say what it would change."""
+    return {
+        "repository": service.repository.reveal(),
+        "ref": ref,
+        "commit": commit,
+        "infra": list(service.infra_globs),
+        "env": None if env is None else dict(env),
+    }
+
+
+def build_args(service: Service, commit: str, desired: Desired) -> tuple[str, dict[str, Any]]:
+    """The operation that makes the image ready, and its arguments: ``build``, or ``pull`` of a named one."""
+    if isinstance(service.image, str):
+        return "pull", {"image": service.image}
+    return "build", {
+        "commit": commit,
+        "tag": image_tag(service.name, desired.fingerprint),
+        "dockerfile": service.image.dockerfile,
+        "context": service.image.context,
+        "args": dict(service.image.args),
+        "labels": {"lightship.service": service.name, "lightship.fingerprint": desired.fingerprint},
+    }
+
+
+def health_args(service: Service) -> dict[str, Any]:
+    """What a healthy service answers, as the agent reads it."""
+    health = service.health
+    return {
+        "path": health.path,
+        "host": health.host,
+        "status": [str(status) for status in health.status],
+        "body": health.body,
+        "timeout": health.timeout,
+    }
+
+
+def prepare_args(
+    service: Service, plan: Plan, *, retry: bool, why: str, container: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """``prepare``: everything that is done before the flip."""
+    return {
+        "commit": plan.commit,
+        "kind": plan.kind,
+        "app": service.app,
+        "health": health_args(service),
+        "patience": service.patience,
+        "boot_timeout": service.boot_timeout,
+        "soak": service.soak,
+        "reload": service.reload,
+        "shared": list(service.shared),
+        "keep": service.keep,
+        "checks": [
+            {
+                "name": check.name,
+                "command": list(check.command),
+                "timeout": check.timeout,
+                "required": check.required,
+            }
+            for check in service.checks
+        ],
+        "retry": retry,
+        "why": why,
+        "container": None if container is None else dict(container),
+    }
+
+
+def container_args(service: Service, desired: Desired, env: Mapping[str, str]) -> dict[str, Any]:
+    """What the next instance is started with."""
+    built = not isinstance(service.image, str)
+    return {
+        "image": image_tag(service.name, desired.fingerprint) if built else str(service.image),
+        "options": list(service.options),
+        "ports": list(service.ports),
+        "volumes": list(service.volumes),
+        "env": dict(env),
+        "fingerprint": desired.fingerprint,
+        "settings_digest": desired.settings,
+        "labels": {},
+    }

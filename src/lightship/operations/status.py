@@ -1,0 +1,53 @@
+"""What the servers run: expected, on disk, and loaded by each worker; and the releases they have."""
+
+from __future__ import annotations
+
+import asyncio
+
+from lightship.errors import LightshipError
+from lightship.operations.context import Context, sessions
+from lightship.result import ReleasesResult, ServerReleases, ServerStatus, StatusResult
+from lightship.rollout import Session
+from lightship.source.remote import resolve
+
+__all__ = ["releases", "status"]
+
+_GIT_SECONDS = 5.0
+
+
+async def status(context: Context) -> StatusResult:
+    """Look at every server; one that cannot be reached is told of, and so is a git server that cannot."""
+    service = context.service
+    head = asyncio.create_task(_head(context))
+    servers = await asyncio.gather(*(_one(context, server) for server in service.servers))
+    commit, error = await head
+    return StatusResult(service.name, service.branch, commit, error, tuple(servers))
+
+
+async def _head(context: Context) -> tuple[str | None, str]:
+    try:
+        found = await resolve(context.service.repository, context.service.branch, timeout=_GIT_SECONDS)
+    except LightshipError as error:
+        return None, error.message
+    return found.commit, ""
+
+
+async def _one(context: Context, server: str) -> ServerStatus:
+    session = Session(context.connect(server), context.hello(why="status", lock=False), context.emit)
+    try:
+        await session.open()
+        await session.bye()
+    except LightshipError as error:
+        return ServerStatus(server, None, None, (), None, error)
+    facts = session.facts
+    return ServerStatus(server, facts.stable, facts.current, facts.loaded, facts)
+
+
+async def releases(context: Context) -> ReleasesResult:
+    """The releases on every server."""
+    async with sessions(context, context.hello(why="releases", lock=False)) as opened:
+        found = [
+            ServerReleases(one.server, one.facts.current, one.facts.stable, one.facts.previous, one.facts.releases)
+            for one in opened
+        ]
+    return ReleasesResult(context.service.name, tuple(found))
