@@ -1,0 +1,167 @@
+"""``deploy``, ``plan`` and ``rollback``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lightship.cli.common import (
+    ConfigOption,
+    JsonOption,
+    ServiceArgument,
+    VerboseOption,
+    answer,
+    answer_rollout,
+    context_for,
+    run_async,
+    start,
+)
+
+if TYPE_CHECKING:
+    from lightship.operations.deploy import Wanted
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+class KindChoice(StrEnum):
+    """What ``--kind`` may say."""
+
+    code = "code"
+    container = "container"
+    full = "full"
+
+
+RefOption = Annotated[
+    str | None,
+    typer.Option("--ref", help="A branch, a tag or a full commit. Default: the service's branch.", metavar="REF"),
+]
+CommitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--commit", help="A commit: in full, or the first digits of one that the servers have.", metavar="COMMIT"
+    ),
+]
+KindOption = Annotated[
+    KindChoice | None,
+    typer.Option("--kind", help="The kind of deploy. Default: what the changes call for.", show_default=False),
+]
+RetryOption = Annotated[bool, typer.Option("--retry", help="Deploy a release again that failed before.")]
+WaitOption = Annotated[
+    float,
+    typer.Option(
+        "--wait", help="Wait this long when somebody else is changing the service.", metavar="SECONDS", min=0, max=86400
+    ),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and why, without doing it.")]
+ToOption = Annotated[
+    str | None,
+    typer.Option(
+        "--to", help="The release to go back to (first digits will do). Default: the previous one.", metavar="COMMIT"
+    ),
+]
+_LEFT = "interrupted; what has begun ends by itself on the servers: see `lightship status`"
+
+
+@app.command()
+def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
+    service: ServiceArgument = None,
+    ref: RefOption = None,
+    commit: CommitOption = None,
+    kind: KindOption = None,
+    dry_run: DryRunOption = False,
+    retry: RetryOption = False,
+    wait: WaitOption = 0.0,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Bring a branch, tag or commit to the service's servers.
+
+    The kind of deploy follows from what changed: code alone is a code deploy; a change of the infrastructure files
+    or of the container's settings makes a new container.
+    """
+    wanted = _wanted(ref, commit, kind, retry, wait)
+    if dry_run:
+        _show_plan("deploy", service, wanted, config, json)
+        return
+    from lightship.operations.deploy import deploy as operation  # noqa: PLC0415
+    from lightship.output.human import SilentProgress, make_progress  # noqa: PLC0415
+
+    context = context_for(service, config, SilentProgress())
+    with make_progress(context.service.name, json=json, verbose=verbose) as progress:
+        shown = replace(context, emit=progress)
+        result = run_async(lambda: operation(shown, wanted, start()), interrupted=_LEFT)
+    answer_rollout("deploy", result, json=json, verbose=verbose)
+
+
+@app.command()
+def plan(
+    service: ServiceArgument = None,
+    ref: RefOption = None,
+    commit: CommitOption = None,
+    kind: KindOption = None,
+    retry: RetryOption = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show what a deploy would do, and why, without doing it.
+
+    The same as deploy --dry-run.
+    """
+    del verbose
+    _show_plan("plan", service, _wanted(ref, commit, kind, retry, 0.0), config, json)
+
+
+@app.command()
+def rollback(
+    service: ServiceArgument = None,
+    to: ToOption = None,
+    dry_run: DryRunOption = False,
+    wait: WaitOption = 0.0,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Go back to a release that the servers still have.
+
+    Needs no git server and no image registry.
+    """
+    from lightship.operations import rollback as operations  # noqa: PLC0415
+    from lightship.output.human import SilentProgress, make_progress  # noqa: PLC0415
+
+    context = context_for(service, config, SilentProgress())
+    if dry_run:
+        found = run_async(lambda: operations.rollback_plan(context, to))
+        _answer_plan("rollback", found, json)
+        return
+    with make_progress(context.service.name, json=json, verbose=verbose) as progress:
+        shown = replace(context, emit=progress)
+        result = run_async(lambda: operations.rollback(shown, to, start(), wait=wait), interrupted=_LEFT)
+    answer_rollout("rollback", result, json=json, verbose=verbose)
+
+
+def _wanted(ref: str | None, commit: str | None, kind: KindChoice | None, retry: bool, wait: float) -> Wanted:
+    from lightship.operations.deploy import Wanted  # noqa: PLC0415
+
+    return Wanted(ref=ref, commit=commit, kind=kind.value if kind else None, retry=retry, wait=wait)
+
+
+def _show_plan(command: str, service: str | None, wanted: Wanted, config: Path | None, json: bool) -> None:
+    from lightship.operations.deploy import plan as operation  # noqa: PLC0415
+    from lightship.output.human import SilentProgress  # noqa: PLC0415
+
+    context = context_for(service, config, SilentProgress())
+    _answer_plan(command, run_async(lambda: operation(context, wanted)), json)
+
+
+def _answer_plan(command: str, found: Any, json: bool) -> None:
+    from lightship.output.words import plan_lines  # noqa: PLC0415
+
+    answer(command, found, lambda: plan_lines(found), json=json)
