@@ -24,7 +24,7 @@ from lightship_agent.paths import ServicePaths
 from lightship_agent.reload import Booted, Patience, SlotReload, TouchReload, idle_slot, live_slot
 from lightship_agent.requests import PrepareRequest
 from lightship_agent.slots import InstanceOrder, SlotOrder, Worker
-from lightship_agent.soak import soak
+from lightship_agent.soak import Level, Watch, level
 from lightship_agent.state import ServiceState, load_state, save_state
 from lightship_agent.system import atomic_write
 
@@ -274,11 +274,24 @@ class Rollout:
             detail.update(workers=len(workers), finishing=len(leaving))
         health = self._verify_health(container)
         if situation.soak:
-            with tools.step("soak"):
-                soak(tools, situation.instance, container.name, self._serving_slot(), situation.commit, situation.soak)
+            with tools.step("soak") as detail:
+                seen = self._watch(container).run(situation.soak)
+                detail.update(responses=seen.responses, errors=seen.errors)
         self.verified = True
         fail_point("rollout.verified")
         return {"workers": [worker.as_dict() for worker in workers], "health": health}
+
+    def _watch(self, container: Container) -> Watch:
+        tools, situation = self.tools, self.situation
+        return Watch(
+            paths=tools.paths,
+            engine=tools.instances.engine,
+            container=container.name,
+            instance=situation.instance,
+            slot=self._serving_slot(),
+            commit=situation.commit,
+            old=level(tools.paths, situation.old_instance, situation.old_slot) if situation.old_slot else Level(),
+        )
 
     def _verify_health(self, container: Container) -> Optional[Dict[str, Any]]:
         check, port = self.situation.health_check, container.published()

@@ -11,7 +11,7 @@ import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from lightship_agent.errors import AgentFailure
 from lightship_agent.failpoints import fail_point, register
@@ -212,6 +212,17 @@ def read_workers(paths: ServicePaths, instance: int, slot: str) -> List[Worker]:
         if worker:
             workers.append(worker)
     return workers
+
+
+def read_counts(paths: ServicePaths, instance: int, slot: str) -> List[Tuple[int, int]]:
+    """The responses and the server errors that each worker of a slot wrote down."""
+    booted = _read_json(paths, instance, slot, "booted.json") or {}
+    found = []
+    for number in range(1, min(max(_whole(booted.get("workers")), 0), MAX_WORKERS) + 1):
+        count = _read_json(paths, instance, slot, f"count-{number}.json") or {}
+        if count.get("release") == booted.get("release"):
+            found.append((max(0, _whole(count.get("responses"))), max(0, _whole(count.get("errors")))))
+    return found
 
 
 def read_stats(paths: ServicePaths, instance: int, slot: str) -> Optional[List[Mapping[str, Any]]]:

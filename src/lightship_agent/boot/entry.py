@@ -29,6 +29,8 @@ CURRENT = os.path.join(CODE, "current")
 GATE_INTERVAL = 0.005
 # A parked worker is only wanted again by a revert, and may stay parked for as long as a soak: it looks less often.
 PARKED_INTERVAL = 0.02
+# How often a worker writes its counts down: what a soak sees is never older than the next request after that.
+COUNT_INTERVAL = 0.2
 GATE_SIGNAL = 17
 TRACEBACK_LIMIT = 64 * 1024
 
@@ -147,14 +149,42 @@ def close_connections():
             traceback.print_exc()
 
 
-def named(application, release):
-    """The application with the header ``X-Release`` added to every response."""
+class Counter:
+    """Counts this worker's responses and its server errors, and writes them down now and then for the soak to read."""
+
+    def __init__(self, announcer):
+        self.announcer = announcer
+        self.worker = 0
+        self.responses = 0
+        self.errors = 0
+        self.written = 0.0
+
+    def count(self, status):
+        self.responses += 1
+        self.errors += status.startswith("5")
+        now = time.monotonic()
+        if self.worker and now - self.written > COUNT_INTERVAL:
+            self.written = now
+            name = "count-%d.json" % self.worker
+            self.announcer.write(name, worker=self.worker, responses=self.responses, errors=self.errors)
+
+
+def named(application, release, counter):
+    """The application with the header ``X-Release`` added to every response, and its responses counted.
+
+    An exception that leaves the application is counted too: uWSGI answers it with a 500.
+    """
 
     def with_release(environ, start_response):
         def start(status, headers, exc_info=None):
+            counter.count(status)
             return start_response(status, [*headers, ("X-Release", release)], exc_info)
 
-        return application(environ, start)
+        try:
+            return application(environ, start)
+        except Exception:
+            counter.count("500")
+            raise
 
     return with_release
 
@@ -179,7 +209,8 @@ def boot(release, announcer, settings, workers):
         health_status=status,
         workers=workers,
     )
-    return named(application, release)
+    counter = Counter(announcer)
+    return named(application, release, counter), counter
 
 
 class Gate:
@@ -239,15 +270,21 @@ def under_uwsgi():
         wanted = settings["slots"][SLOT]
         release, generation = wanted["release"], wanted["generation"]
     announcer = Announcer(SLOT, release, generation)
-    loaded = boot(release, announcer, settings, uwsgi.numproc)
-    if SLOT == "main":
-        if uwsgi.worker_id():  # lazy-apps: this is the worker already
-            announcer.worker(uwsgi.worker_id(), "serving")
+    loaded, counter = boot(release, announcer, settings, uwsgi.numproc)
+    gate = None if SLOT == "main" else Gate(uwsgi, announcer)
+
+    def in_worker():
+        counter.worker = uwsgi.worker_id()
+        if gate:
+            gate.at_start()
         else:
-            uwsgi.post_fork_hook = lambda: announcer.worker(uwsgi.worker_id(), "serving")
+            announcer.worker(counter.worker, "serving")
+
+    uwsgi.post_fork_hook = in_worker
+    if gate is None:
+        if uwsgi.worker_id():  # lazy-apps: this is the worker already
+            in_worker()
         return loaded
-    gate = Gate(uwsgi, announcer)
-    uwsgi.post_fork_hook = gate.at_start
     uwsgi.register_signal(GATE_SIGNAL, "workers", gate.on_change)
     uwsgi.add_file_monitor(GATE_SIGNAL, CODE)
     return loaded

@@ -8,6 +8,7 @@ that this program can read and not change.
 import http.client
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -79,14 +80,18 @@ def all_parked(slot):
     return all(state is not None and state.get("state") in ("parked", "ready") for state in states)
 
 
-def wake_master(slot):
-    """Make a uWSGI master look at its workers now, not at its next second: a connection to its statistics does that."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(0.05)
-            connection.connect(os.path.join(RUN, "slots", slot, "stats.sock"))
-    except OSError:
-        pass
+def workers_gone(slot):
+    """Whether every worker that the slot announced has ended, even if the master has not noticed it yet."""
+    folder = os.path.join(RUN, "slots", slot)
+    workers = [read_json(os.path.join(folder, name)) for name in os.listdir(folder) if name.startswith("worker-")]
+    for worker in workers:
+        try:
+            with open("/proc/%d/stat" % worker["pid"]) as file:
+                if file.read().rsplit(")", 1)[1].split()[0] != "Z":
+                    return False
+        except FileNotFoundError:
+            continue
+    return bool(workers)
 
 
 class Slot:
@@ -140,7 +145,8 @@ class Keeper:
         if slot.wanted is not None and slot.started == slot.wanted and not slot.stopping:
             slot.settled = True
             return
-        state = supervisor().getProcessInfo(slot.process)["statename"]
+        info = supervisor().getProcessInfo(slot.process)
+        state = info["statename"]
         if state in RUNNING_STATES:
             if slot.wanted is not None and slot.started is None and not slot.stopping and self.adopt(slot):
                 return
@@ -151,7 +157,9 @@ class Keeper:
                 self.call(supervisor().stopProcess, slot, NOT_RUNNING)
             return
         if state == "STOPPING":
-            wake_master(slot.name)
+            if info["pid"] and workers_gone(slot.name):
+                # The master would notice only at its next full second, and the next release waits for this slot.
+                os.kill(info["pid"], signal.SIGKILL)
             return
         slot.stopping = False
         slot.started = None
