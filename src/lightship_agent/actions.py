@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional
 from lightship_agent import VERSION, facts, protocol, rollout
 from lightship_agent import lock as locks
 from lightship_agent import release as releases
-from lightship_agent.container import Engine, build_command, exec_command
+from lightship_agent.container import LABEL_ROOT, Engine, build_command, exec_command
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.git import Mirror
 from lightship_agent.instance import Instances, make_directories, render_env
@@ -21,6 +21,7 @@ from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
 from lightship_agent.paths import ServicePaths
 from lightship_agent.requests import IMAGE, PrepareRequest, Reader
+from lightship_agent.space import require_space
 from lightship_agent.state import load_state
 from lightship_agent.system import read_trusted, run
 
@@ -181,6 +182,7 @@ class Actions:
         url, ref = valid_url(args.get("repository")), valid_branch(args.get("ref") or "HEAD", "ref")
         if commit is None or not self._mirror.has_commit(commit):
             with self._step("fetch"), self._mirror_lock():
+                require_space(self._known_paths.home, "a fetch")
                 commit = self._mirror.fetch(url, ref, commit)
         live = releases.current_commit(self._known_paths)
         if live and not self._mirror.has_commit(live):

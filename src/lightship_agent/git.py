@@ -502,6 +502,12 @@ class Mirror:
             return False
         raise _failure(result, url, "fetching from")
 
+    def size(self, commit: str) -> tuple[int, int]:
+        """The bytes and the number of the commit's files, as they will lie in a tree."""
+        listed = self.read("ls-tree", "-r", "-l", "-z", commit).stdout.split(b"\0")
+        sizes = [entry.split(b"\t", 1)[0].split()[3] for entry in listed if entry]
+        return sum(int(size) for size in sizes if size.isdigit()), len(sizes)
+
     def export(self, commit: str, folder: Path) -> None:
         """Write the commit's files, and nothing else, into an empty folder."""
         index = folder.with_name(folder.name + ".index")
@@ -556,6 +562,14 @@ def _end_orphans(repo: Path) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     for _ in range(100):
-        if not any(Path(f"/proc/{pid}").exists() for pid in found):
+        if not any(_runs(pid) for pid in found):
             return
         time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    """A process that has ended, even if nobody has asked for its status yet, has no arguments left."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False

@@ -38,7 +38,7 @@ _URLS = tuple(
         rf"git://{_HOST}{_PORT}{_PATH}",
         rf"file://{_PATH}",
         # scp-like. What has :// is a URL, and none but those above.
-        rf"(?:{_USER}@)?{_HOST}:(?![-/:])[A-Za-z0-9._~%+,=@/-]{{1,1024}}",
+        rf"(?:{_USER}@)?{_HOST}:(?![-/:])[A-Za-z0-9._~%+,=/-]{{1,1024}}",
         rf"(?:{_USER}@)?{_HOST}:(?!//){_PATH}",
         _PATH,
     )

@@ -25,8 +25,9 @@ from lightship_agent.reload import Booted, Patience, SlotReload, TouchReload, id
 from lightship_agent.requests import PrepareRequest
 from lightship_agent.slots import InstanceOrder, SlotOrder, Worker
 from lightship_agent.soak import Level, Watch, level
+from lightship_agent.space import protected_releases, prune_images, prune_instances, require_space
 from lightship_agent.state import ServiceState, load_state, save_state
-from lightship_agent.system import atomic_write
+from lightship_agent.system import atomic_write, detached
 
 __all__ = ["Rollout", "Situation", "Tools"]
 
@@ -240,7 +241,8 @@ class Rollout:
         self.activated = True
         with tools.step("flip"):
             if situation.replaces:
-                self._switch_containers()
+                # Between the stop and the start nothing serves: this must go on even if this process is killed.
+                detached(self._switch_containers)
             else:
                 releases.flip(tools.paths, situation.commit, tools.guard)
                 if situation.way != "swap":
@@ -335,7 +337,11 @@ class Rollout:
         elif situation.way == "swap":
             self._leave_only(situation.slot)
         tools.journal.end("done")
-        return {"stable": situation.commit, "pruned": prune(tools, keep)}
+        pruned = prune(tools, keep)
+        if situation.replaces:
+            prune_instances(tools.paths, situation.instance)
+            prune_images(tools.instances)
+        return {"stable": situation.commit, "pruned": pruned}
 
     def _drop_old_instances(self) -> None:
         tools, situation = self.tools, self.situation
@@ -542,19 +548,6 @@ def decide(tools: Tools, request: PrepareRequest) -> Situation:
     )
 
 
-def protected_releases(paths: ServicePaths) -> "set[str]":
-    """The releases that must not go: current, stable, previous, and all that a slot of an instance is to run."""
-    state = load_state(paths)
-    found = {releases.current_commit(paths), state.stable, state.previous}
-    for path in paths.instances.glob("*.json"):
-        if path.stem.isdigit():
-            order = slots.read_order(paths, int(path.stem))
-            found |= {slot.release for slot in order.slots.values()} if order else set()
-            for slot in (*slots.SLOT_NAMES, slots.MAIN):
-                found |= {worker.release for worker in slots.read_workers(paths, int(path.stem), slot)}
-    return {commit for commit in found if commit}
-
-
 def make_tree(tools: Tools, request: PrepareRequest) -> releases.Made:
     """The release's tree, brought forward from one that may go where there is one."""
     known = releases.load_all(tools.paths)
@@ -562,6 +555,10 @@ def make_tree(tools: Tools, request: PrepareRequest) -> releases.Made:
     recycle = [one.commit for one in reversed(releases.prunable(known, request.keep, protected))]
     there = releases.load(tools.paths, request.commit)
     info = tools.mirror.commit_info(request.commit) if there is None else None
+    if there is None:
+        # What is brought forward grows by the change at most; only a fresh tree needs the room of a whole one.
+        size, files = (0, 0) if recycle else tools.mirror.size(request.commit)
+        require_space(tools.paths.releases, f"release {request.commit[:7]}", size=size, files=files)
     return releases.make(
         tools.paths,
         tools.mirror,

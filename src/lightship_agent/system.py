@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import selectors
@@ -34,6 +35,7 @@ __all__ = [
     "append",
     "atomic_write",
     "clean_temporaries",
+    "detached",
     "disk_free",
     "list_untrusted",
     "make_directory",
@@ -312,6 +314,42 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience)
+
+
+def detached(work: Callable[[], None]) -> None:
+    """Do something that must be finished even when this process is killed: a child in a session of its own does it.
+
+    When the child is the one that dies, the work is done here once more: it must bear to be done twice. What the child
+    raises is raised here.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _in_child(work, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        told = pipe.read()
+    os.waitpid(child, 0)
+    if not told:
+        work()
+        return
+    found = json.loads(told)
+    if found is not None:
+        raise AgentFailure(found["code"], found["message"], found["hint"], found["detail"])
+
+
+def _in_child(work: Callable[[], None], writer: int) -> None:
+    told: dict[str, object] | None = None
+    try:
+        os.setsid()
+        work()
+    except AgentFailure as error:
+        told = error.as_dict()
+    except BaseException as error:  # noqa: BLE001 (a child must not go on as if it were its parent)
+        told = AgentFailure("unexpected", f"{type(error).__name__}: {error}"[:1000]).as_dict()
+    with contextlib.suppress(OSError):  # nobody listens any more: the work is done all the same
+        _write_all(writer, json.dumps(told).encode())
+    os._exit(0)
 
 
 @contextlib.contextmanager
