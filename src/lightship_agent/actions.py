@@ -284,9 +284,8 @@ class Actions:
             return {"image_id": known, "built": False, "seconds": 0.0}
         context, dockerfile = _inside(read.text("context", ".")), _inside(read.text("dockerfile", "Dockerfile"))
         with self._step("build"), self._clean_tree(commit) as folder:
-            command = build_command(
-                tag, dockerfile, os.path.join(folder, context), read.table("args"), read.table("labels")
-            )
+            labels = {**read.table("labels"), LABEL_ROOT: str(self._known_paths.home)}
+            command = build_command(tag, dockerfile, os.path.join(folder, context), read.table("args"), labels)
             self._engine.command(command, f"build the image of {commit[:7]}", timeout=BUILD_SECONDS, on_line=self._log)
         image = self._engine.image_id(tag)
         if image is None:

@@ -1,4 +1,4 @@
-"""Space: refuse before anything is written when the disk or its inodes would run out, and give back what policy allows."""
+"""Space: refuse before anything is written when disk or inodes would run out; give back what policy allows."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ _MIB = 1024 * 1024
 
 
 def require_space(place: Path, what: str, *, size: int = 0, files: int = 0) -> None:
-    """Raise ``Refused`` (``no-space``) unless ``size`` bytes in ``files`` files fit, with a margin for everything else."""
+    """Raise ``Refused`` (``no-space``) unless ``size`` bytes in ``files`` files fit, with a margin for all else."""
     free = disk_free(place)
     need = size + files * _BLOCK + MARGIN_BYTES
     if free.bytes < need:
@@ -43,7 +43,7 @@ def require_space(place: Path, what: str, *, size: int = 0, files: int = 0) -> N
 
 
 def protected_releases(paths: ServicePaths) -> Set[str]:
-    """The releases that must not go: current, stable, previous, and all that a slot of an instance is to run or runs."""
+    """The releases that must not go: current, stable, previous, and all that a slot is to run or runs."""
     state = load_state(paths)
     found: Set[Optional[str]] = {releases.current_commit(paths), state.stable, state.previous}
     for path in paths.instances.glob("*.json"):

@@ -345,7 +345,7 @@ def _in_child(work: Callable[[], None], writer: int) -> None:
         work()
     except AgentFailure as error:
         told = error.as_dict()
-    except BaseException as error:  # noqa: BLE001 (a child must not go on as if it were its parent)
+    except BaseException as error:
         told = AgentFailure("unexpected", f"{type(error).__name__}: {error}"[:1000]).as_dict()
     with contextlib.suppress(OSError):  # nobody listens any more: the work is done all the same
         _write_all(writer, json.dumps(told).encode())
