@@ -6,7 +6,7 @@ Containers, networks and images are found by their labels, never by guessing; pa
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,9 +16,10 @@ import base_image
 import engine
 from machine import ROOT, STATE, TroubleError, is_root, run, say, stop_with
 
-LABELS = ("lightship.demo=1", "lightship.test")
+LABELS = ("lightship-demo", "lightship-test", "lightship.test")
+# Images that lightship built for the demo and for tests are called after their service.
+BUILT = re.compile(r"lightship/(?:shop-demo|t[0-9a-f]{6}[a-j]-[a-z0-9-]+):")
 CACHES = (".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", "build", "dist")
-DEMO_RECORD = STATE / "demo" / "made.json"
 
 
 def remove_labelled(label: str) -> None:
@@ -33,6 +34,14 @@ def remove_labelled(label: str) -> None:
         if ids:
             say(f"removing {len(ids)} {kind} labelled {label}")
             run([*removal, *ids], timeout=180)
+
+
+def remove_built() -> None:
+    """Remove the images that lightship built for services of the demo and of the tests."""
+    listed = run(["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).stdout.splitlines()
+    names = [name for name in listed if BUILT.match(name)]
+    if names:
+        run(["docker", "image", "rm", "--force", *names], timeout=180)
 
 
 def byte_code() -> Iterator[Path]:
@@ -53,13 +62,11 @@ def main() -> int:
         if answers:
             for label in LABELS:
                 remove_labelled(label)
+            remove_built()
             base_image.remove()
         engine.stop()
     except TroubleError as trouble:
         return stop_with(trouble)
-    if DEMO_RECORD.exists():
-        for name in json.loads(DEMO_RECORD.read_text()).get("folders", []):
-            shutil.rmtree(name, ignore_errors=True)
     for folder in [STATE, ROOT / ".venv", *(ROOT / name for name in CACHES), *byte_code()]:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
