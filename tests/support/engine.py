@@ -7,7 +7,6 @@ is removed at the end, whether the tests passed or not.
 from __future__ import annotations
 
 import itertools
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 TOOLS = PROJECT / "tools"
-BASE_IMAGE = "lightship-base:bookworm"
 LABEL = "lightship.test"
 # Below the range that the kernel gives outgoing connections, so none of those can take a port first.
 FIRST_PORT, PORTS_EACH = 20000, 1000
@@ -35,7 +33,7 @@ class Engine:
 
     prefix: str
     worker: int
-    base_image: str = BASE_IMAGE
+    base_image: str
     _count: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _ports: Iterator[int] = field(init=False)
 
@@ -47,6 +45,11 @@ class Engine:
     def label(self) -> str:
         """What goes behind ``--label`` of everything that a test makes by hand."""
         return f"{LABEL}={self.prefix}"
+
+    @property
+    def option(self) -> str:
+        """The same for `options:` of a lightship.yml, where keys that begin with lightship. are not allowed."""
+        return f"--label=lightship-test={self.prefix}"
 
     def name(self, word: str = "shop") -> str:
         """A name for a service, container, image or network that nothing else has."""
@@ -108,23 +111,24 @@ class Engine:
             self.docker("image", "rm", "--force", *images, check=False)
 
 
-def ensure() -> None:
-    """Have an engine and the base image, by the same programs as `make`."""
+def ensure() -> str:
+    """Have an engine and the base image, by the same programs as `make`; the base image's full name."""
+    said = ""
     for program in ("engine.py", "base_image.py"):
         command = [sys.executable, str(TOOLS / program), "ensure"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise MissingEngineError(done.stderr.strip())
-    if not shutil.which("docker"):
-        raise MissingEngineError("there is no docker command")
+        said = done.stdout.strip()
+    return said
 
 
 @pytest.fixture(scope="session")
 def engine(testrun_uid: str, worker_id: str) -> Iterator[Engine]:
     """A Docker engine that answers, with the base image in it. Never skips."""
-    ensure()
+    base = ensure()
     number = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 9
-    made = Engine(prefix=f"t{testrun_uid[:6]}{'abcdefghij'[number % 10]}", worker=number)
+    made = Engine(prefix=f"t{testrun_uid[:6]}{'abcdefghij'[number % 10]}", worker=number, base_image=base)
     try:
         yield made
     finally:
