@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -54,7 +55,7 @@ def test_it_holds_the_agent_and_nothing_else(agent: Path) -> None:
     with zipfile.ZipFile(agent) as archive:
         names = archive.namelist()
         assert archive.testzip() is None
-    assert all(name == "__main__.py" or name == "__main__.pyc" or name.startswith("lightship_agent/") for name in names)
+    assert all(name in ("__main__.py", "__main__.pyc") or name.startswith("lightship_agent/") for name in names)
     assert "lightship_agent/boot/entry.py" in names
 
 
@@ -72,6 +73,27 @@ def test_every_module_imports_without_site_packages(python: str, agent: Path) ->
     done = run(python, "-c", program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == lightship_agent.VERSION
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_it_holds_a_conversation(python: str, agent: Path, tmp_path: Path) -> None:
+    hello = {
+        "protocol": 1,
+        "service": "shop",
+        "root": str(tmp_path),
+        "container": "shop",
+        "who": "ada@example",
+        "why": "test",
+        "lock": False,
+        "wait": 0,
+    }
+    requests = [{"id": 1, "op": "hello", "args": hello}, {"id": 2, "op": "bye", "args": {}}]
+    done = run(python, str(agent), text="".join(json.dumps(request) + "\n" for request in requests))
+    assert done.returncode == 0, done.stderr
+    last = [json.loads(line) for line in done.stdout.splitlines()][-1]
+    assert last["id"] == 2
+    assert "result" in last
+    assert "Traceback" not in done.stderr
 
 
 def test_python_is_found() -> None:
