@@ -331,7 +331,7 @@ def scalar(text: str) -> str:
     return json.dumps(text)
 
 
-def _lightship_yml(  # noqa: PLR0913, PLR0917 - one value for each part of the file
+def _lightship_yml(
     project: ProjectFacts,
     settings: Settings | None,
     service: str,
