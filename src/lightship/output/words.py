@@ -241,7 +241,6 @@ def releases_lines(result: ReleasesResult) -> list[Line]:
                     (f" {printable(release.state, 20):<9}", _state_style(release.state)),
                     (f" {printable(release.subject, 80)}", ""),
                     (f" [{', '.join(marks)}]" if marks else "", "name"),
-                    (f" {printable(release.why, 200)}" if release.why and release.state == "failed" else "", "bad"),
                 ]
             )
     return lines

@@ -62,7 +62,8 @@ def make_plan(
         why = (f"asked for with --kind {kind_override}", *container, *code)
     elif container:
         kind = "full" if facts.container is None or change.code_changed else "container"
-        why = (*container, *code)
+        # What made the container's kind is told already; of the rest only the code is news.
+        why = (*container, *(_code_files(change) if facts.container is not None else ()))
     else:
         kind = "code" if code else "nothing"
         why = code or (f"{short(change.commit)} is live already",)
@@ -109,7 +110,8 @@ def _container_reasons(facts: Facts, change: Change, desired: Desired) -> tuple[
     if change.env_changed:
         reasons.append("environment or secrets changed")
     if facts.container.settings != desired.settings:
-        names = [name for name in desired.settings_changed if not (change.env_changed and name.startswith("env."))]
+        changed = [name for name in desired.settings_changed if not (change.env_changed and name.startswith("env."))]
+        names = list(dict.fromkeys(name.partition("[")[0] for name in changed))
         if names or not (desired.settings_changed or reasons):
             reasons.append(f"{_some(names)} in lightship.yml changed" if names else "settings of the container changed")
     return tuple(reasons)
@@ -131,6 +133,12 @@ def _code_reasons(facts: Facts, change: Change) -> tuple[str, ...]:
     return ()
 
 
+def _code_files(change: Change) -> tuple[str, ...]:
+    infra = {*change.infra, *(change.infra_live or {})}
+    code = [one.path for one in change.files if one.path not in infra]
+    return (f"code changed ({_some(code)})",) if code else ()
+
+
 def _some(names: Sequence[str]) -> str:
     if len(names) > _SHOWN:
         return f"{', '.join(names[:_SHOWN])} and {len(names) - _SHOWN} more"
@@ -141,7 +149,7 @@ def _blocked(facts: Facts, commit: str) -> str:
     release = facts.release(commit)
     if release is None or release.state != "failed":
         return ""
-    return f"{short(commit)} failed before" + (f": {release.why}" if release.why else "")
+    return f"{short(commit)} failed here before"
 
 
 def _steps(service: PlannedService, facts: Facts, change: Change, kind: Kind) -> tuple[Step, ...]:
