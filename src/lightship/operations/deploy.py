@@ -24,7 +24,7 @@ from lightship.plan.planner import Override
 from lightship.result import PlanResult
 from lightship.rollout import Order, Rollout, RolloutResult, Session, overall
 from lightship.rollout.engine import as_refusal
-from lightship.rollout.events import PlanMade, StepStarted
+from lightship.rollout.events import PlanMade, StepDone, StepStarted
 from lightship.source.remote import Resolved, is_commit, resolve
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutRes
     try:
         async with sessions(context, hello) as opened:
             resolved = await known
+            context.emit(StepDone("", "connect", time.monotonic() - began))
             if resolved is not None and resolved.kind != "commit" and time.monotonic() - began > _STALE_SECONDS:
                 resolved = await _known_ref(context, wanted)
             resolved = resolved or _from_releases(opened, wanted.commit or "")
@@ -131,7 +132,7 @@ async def _known_ref(context: Context, wanted: Wanted) -> Resolved | None:
         try:
             COMMIT(wanted.commit)
         except RuleError as error:
-            raise UsageError(f"{wanted.commit[:100]!r} is no commit: it {error.rule}", code="bad-commit") from error
+            raise UsageError(f"--commit {wanted.commit[:100]!r} {error.rule}", code="bad-commit") from error
         return Resolved(context.service.branch, wanted.commit, "commit") if is_commit(wanted.commit) else None
     return await resolve(context.service.repository, wanted.ref or context.service.branch)
 

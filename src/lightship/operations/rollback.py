@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from lightship.errors import RefusedError, UsageError
 from lightship.model import Facts, Plan, short
 from lightship.operations.context import Context, Redactor, sessions
@@ -10,7 +12,7 @@ from lightship.operations.requests import planned_shape, prepare_args
 from lightship.plan import make_rollback_plan
 from lightship.result import PlanResult
 from lightship.rollout import Order, RolloutResult, Session
-from lightship.rollout.events import PlanMade, StepStarted
+from lightship.rollout.events import PlanMade, StepDone, StepStarted
 from lightship.source.remote import Resolved
 
 __all__ = ["rollback", "rollback_plan"]
@@ -21,7 +23,9 @@ async def rollback(context: Context, to: str | None, started: float, *, wait: fl
     context = Context(context.config, context.service, Redactor(context.emit), context.connect)
     hello = context.hello(why=f"rollback {to or ''}".strip(), lock=True, wait=wait)
     context.emit(StepStarted("", "connect"))
+    began = time.perf_counter()
     async with sessions(context, hello) as opened:
+        context.emit(StepDone("", "connect", time.perf_counter() - began))
         orders = [_order(context, session, plan, to) for session, plan in _plans(context, opened, to)]
         commit = orders[0].plan.commit
         return await finish(context, orders, Resolved(commit, commit, "commit"), started)
@@ -73,7 +77,7 @@ def _target(facts: Facts, to: str | None) -> str:
     try:
         COMMIT(to)
     except RuleError as error:
-        raise UsageError(f"{to[:100]!r} is no commit: it {error.rule}", code="bad-commit") from error
+        raise UsageError(f"--to {to[:100]!r} {error.rule}", code="bad-commit") from error
     found = [release.commit for release in facts.releases if release.commit.startswith(to)]
     if len(found) == 1:
         return found[0]

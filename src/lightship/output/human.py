@@ -115,6 +115,8 @@ class PlainProgress(_Quiet):
                 self._logs.pop(event.server, None)
                 if self._verbose:
                     self._say([(where, "name"), (f": {printable(step, 40)} ...", "dim")])
+            case StepDone(server="", step=step) if not self._verbose:
+                pass
             case StepDone(step=step, seconds=seconds):
                 self._say([(where, "name"), (f": {printable(step, 40)} {seconds:.2f} s", "")])
             case StepFailed(step=step, seconds=seconds):

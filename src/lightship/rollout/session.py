@@ -58,12 +58,14 @@ class Session:
         self._hello = hello
         self._emit = emit
         self._conversation: Conversation | None = None
+        self._waits = False
 
     async def open(self, **changes: Any) -> Self:
         """Start the agent and say hello; afterwards ``facts`` is what was found."""
         self._conversation = await Conversation.open(self._transport)
         try:
             words = self._hello.words(**changes)
+            self._waits = bool(words["wait"])
             answer = await self.call("hello", words, timeout=60.0 + float(words["wait"]))
             self.facts = Facts.from_json(answer.get("facts"))
             recovered = answer.get("recovered")
@@ -122,7 +124,10 @@ class Session:
         detail = message.get("detail")
         detail = detail if isinstance(detail, Mapping) else {}
         if state == "start":
-            self._emit(_waiting(self.server, detail) if step == "lock" else StepStarted(self.server, step))
+            if step != "lock":
+                self._emit(StepStarted(self.server, step))
+            elif self._waits:
+                self._emit(_waiting(self.server, detail))
         elif state == "done":
             self.timings.append(StepTiming(step, seconds))
             self._emit(StepDone(self.server, step, seconds, detail))

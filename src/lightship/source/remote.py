@@ -91,7 +91,7 @@ async def resolve(repository: Repository, ref: str, *, timeout: float = 30.0) ->
     try:
         REF(ref)
     except RuleError as error:
-        raise UsageError(f"{ref[:200]!r} is not a ref: it {error.rule}", hint=error.hint, code="bad-ref") from error
+        raise UsageError(f"--ref {ref[:200]!r} {error.rule}", hint=error.hint, code="bad-ref") from error
     if is_commit(ref):
         return Resolved(ref, ref, "commit")
     output = await _run(ls_remote_command(repository, ref), repository, timeout)
