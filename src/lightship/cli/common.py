@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INTERRUPTED",
     "ConfigOption",
+    "InterruptError",
     "JsonOption",
     "ServiceArgument",
     "VerboseOption",
@@ -57,6 +58,13 @@ VerboseOption = Annotated[
 _started = [0.0]
 
 
+class InterruptError(LightshipError):
+    """Ctrl-C, SIGTERM or SIGHUP ended the command."""
+
+    exit_status = INTERRUPTED
+    default_code = "interrupted"
+
+
 def start(moment: float | None = None) -> float:
     """When the command began, by ``time.perf_counter``; set once by ``main.run``."""
     if moment is not None:
@@ -71,15 +79,25 @@ def context_for(service: str | None, config: Path | None, progress: Progress) ->
     return load_context(service, config, progress)
 
 
-def run_async(work: Callable[[], Coroutine[Any, Any, _T]], *, interrupted: str = "interrupted") -> _T:
-    """Run an operation. The first Ctrl-C (or SIGTERM) lets it end in order, the second one at once."""
-    import asyncio  # noqa: PLC0415
+def run_async(work: Callable[[], Coroutine[Any, Any, _T]], *, live: Callable[[], bool] = bool) -> _T:
+    """Run an operation. The first Ctrl-C (or SIGTERM) lets it end in order, the second one at once.
 
+    ``live`` says whether the operation had begun to change what serves.
+    """
+    import asyncio  # noqa: PLC0415
+    import gc  # noqa: PLC0415
+
+    gc.freeze()
+    gc.enable()
     try:
         return asyncio.run(_with_signals(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.stderr.write(f"{interrupted}\n")
-        raise typer.Exit(INTERRUPTED) from None
+        if live():
+            raise InterruptError(
+                "interrupted after the flip had begun; the servers finish by themselves",
+                hint="see what they run: lightship status",
+            ) from None
+        raise InterruptError("interrupted; what serves was not changed") from None
 
 
 async def _with_signals(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -128,8 +146,8 @@ def answer_rollout(command: str, result: RolloutResult, *, json: bool, verbose: 
         raise typer.Exit(result.exit_status)
 
 
-def fail(command: str, error: LightshipError, *, json: bool, verbose: bool) -> NoReturn:
-    """Print an error, and end with its exit status."""
+def fail(command: str, error: LightshipError, *, json: bool, verbose: bool) -> int:
+    """Print an error; its exit status."""
     if json:
         from lightship.output.json import dumps, envelope  # noqa: PLC0415
 
@@ -139,4 +157,4 @@ def fail(command: str, error: LightshipError, *, json: bool, verbose: bool) -> N
         from lightship.output.words import error_lines  # noqa: PLC0415
 
         show(error_lines(error, verbose=verbose), sys.stderr)
-    sys.exit(error.exit_status)
+    return error.exit_status

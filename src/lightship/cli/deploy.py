@@ -23,6 +23,7 @@ from lightship.cli.common import (
 
 if TYPE_CHECKING:
     from lightship.operations.deploy import Wanted
+    from lightship.rollout.events import Emit, Event
 
 __all__ = ["app"]
 
@@ -65,7 +66,20 @@ ToOption = Annotated[
         "--to", help="The release to go back to (first digits will do). Default: the previous one.", metavar="COMMIT"
     ),
 ]
-_LEFT = "interrupted; what has begun ends by itself on the servers: see `lightship status`"
+
+
+class _Watch:
+    """Passes events on, and remembers whether what serves was about to be changed."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.live = False
+
+    def __call__(self, event: Event) -> None:
+        from lightship.rollout.events import PhaseStarted  # noqa: PLC0415
+
+        self.live = self.live or (isinstance(event, PhaseStarted) and event.phase == "activate")
+        self._emit(event)
 
 
 @app.command()
@@ -95,8 +109,9 @@ def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
 
     context = context_for(service, config, SilentProgress())
     with make_progress(context.service.name, json=json, verbose=verbose) as progress:
-        shown = replace(context, emit=progress)
-        result = run_async(lambda: operation(shown, wanted, start()), interrupted=_LEFT)
+        watch = _Watch(progress)
+        shown = replace(context, emit=watch)
+        result = run_async(lambda: operation(shown, wanted, start()), live=lambda: watch.live)
     answer_rollout("deploy", result, json=json, verbose=verbose)
 
 
@@ -142,8 +157,9 @@ def rollback(
         _answer_plan("rollback", found, json)
         return
     with make_progress(context.service.name, json=json, verbose=verbose) as progress:
-        shown = replace(context, emit=progress)
-        result = run_async(lambda: operations.rollback(shown, to, start(), wait=wait), interrupted=_LEFT)
+        watch = _Watch(progress)
+        shown = replace(context, emit=watch)
+        result = run_async(lambda: operations.rollback(shown, to, start(), wait=wait), live=lambda: watch.live)
     answer_rollout("rollback", result, json=json, verbose=verbose)
 
 

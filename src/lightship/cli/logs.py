@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lightship.cli.common import ConfigOption, JsonOption, ServiceArgument, VerboseOption, answer, run_async
+from lightship.cli.common import (
+    INTERRUPTED,
+    ConfigOption,
+    InterruptError,
+    JsonOption,
+    ServiceArgument,
+    VerboseOption,
+    answer,
+    run_async,
+)
 
 if TYPE_CHECKING:
     from lightship.rollout.events import Event, LogLine
@@ -49,7 +58,11 @@ def logs(
     output = _Output(keep=json and not follow, stream=_json_line if json else _write)
     context = load_context(service, config, output)
     output.several = len(context.service.servers) > 1
-    run_async(lambda: operation(context, lines=lines, follow=follow), interrupted="")
+    try:
+        run_async(lambda: operation(context, lines=lines, follow=follow))
+    except InterruptError:
+        # The usual way to stop following.
+        raise typer.Exit(INTERRUPTED) from None
     if json and not follow:
         answer("logs", {"service": context.service.name, "lines": output.kept}, list, json=True)
 
