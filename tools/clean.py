@@ -14,7 +14,7 @@ from pathlib import Path
 
 import base_image
 import engine
-from machine import ROOT, STATE, TroubleError, is_root, run, say, stop_with
+from machine import ROOT, STATE, TroubleError, is_root, remove_demo_files, run, say, stop_with
 
 LABELS = ("lightship-demo", "lightship-test", "lightship.test")
 # Images that lightship built for the demo and for tests are called after their service.
@@ -67,6 +67,7 @@ def main() -> int:
         engine.stop()
     except TroubleError as trouble:
         return stop_with(trouble)
+    remove_demo_files()
     for folder in [STATE, ROOT / ".venv", *(ROOT / name for name in CACHES), *byte_code()]:
         shutil.rmtree(folder, ignore_errors=True)
     return 0

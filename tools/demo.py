@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
 import base_image  # noqa: E402
 import engine  # noqa: E402
-from machine import STATE, TroubleError, alone, run, stop_with  # noqa: E402
+from machine import DEMO_FILES, DEMO_MARK, STATE, TroubleError, alone, remove_demo_files, run, stop_with  # noqa: E402
 from support.load import Load, LoadReport  # noqa: E402
 from support.repo import Repository  # noqa: E402
 
@@ -107,8 +107,13 @@ def remove_old() -> None:
     ids = run(["docker", "ps", "--all", "--quiet", "--filter", f"label={LABEL}"]).stdout.split()
     if ids:
         run(["docker", "rm", "--force", "--volumes", *ids])
+    remove_demo_files()
+    if DEMO_FILES.exists():
+        raise TroubleError(f"{DEMO_FILES} is there, but not made by the demo. Move it away, and run this again.")
     shutil.rmtree(HOME, ignore_errors=True)
     HOME.mkdir(parents=True)
+    DEMO_FILES.mkdir(parents=True)
+    (DEMO_FILES / DEMO_MARK).touch()
 
 
 def make_repository(port: int, base: str) -> Repository:
@@ -120,7 +125,7 @@ def make_repository(port: int, base: str) -> Repository:
     service |= {
         "repository": str(repository.remote),
         "ports": [f"{port}:8000"],
-        "root": str(HOME / "srv"),
+        "root": str(DEMO_FILES),
         "image": {"dockerfile": "Dockerfile", "args": {"BASE_IMAGE": base}},
         "options": [f"--label={LABEL}"],
     }

@@ -17,6 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".lightship"
+# Where the demo keeps its service's files. Below /srv as a real one's, since a checkout may lie where no such files
+# may be, as in root's home. Whoever may not write there has the demo keep them in the checkout.
+DEMO_FILES = Path("/srv/lightship-demo") if os.geteuid() == 0 else STATE / "demo" / "srv"
+DEMO_MARK = ".made-by-make-demo"
 SCREEN_ROWS = 16
 
 
@@ -60,6 +64,12 @@ def run(
         return subprocess.CompletedProcess(list(command), 127, "", str(error))
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(list(command), 124, "", f"no answer within {timeout:.0f} s")
+
+
+def remove_demo_files() -> None:
+    """Remove the files of the demo's service; a folder of that name that the demo did not make stays."""
+    if (DEMO_FILES / DEMO_MARK).is_file() and not DEMO_FILES.is_symlink():
+        shutil.rmtree(DEMO_FILES, ignore_errors=True)
 
 
 def tail(text: str, rows: int = SCREEN_ROWS) -> str:
