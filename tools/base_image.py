@@ -367,6 +367,10 @@ def remove() -> None:
     listed = run(["docker", "image", "ls", "--filter", f"reference={NAME}", "--format", "{{.Repository}}:{{.Tag}}"])
     for name in listed.stdout.split():
         run(["docker", "image", "rm", "--force", name])
+    # What builds upon it left behind without a name; it carries the base image's label.
+    unnamed = ["docker", "image", "ls", "--quiet", "--filter", "dangling=true", "--filter", f"label={LABEL}"]
+    if ids := run(unnamed).stdout.split():
+        run(["docker", "image", "rm", "--force", *ids])
 
 
 def main() -> int:

@@ -37,8 +37,7 @@ SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 
 def ask() -> tuple[bool, str]:
     """Whether an engine answers, and if not, what the client says."""
-    done = run(["docker", "info", "--format", "{{.ServerVersion}}"], timeout=20)
-    # A client older than 23 ends with status 0 although only it itself answered.
+    done = run(["docker", "version", "--format", "{{.Server.Version}}"], timeout=20)
     answered = done.returncode == 0 and bool(done.stdout.strip())
     return answered, (done.stderr or done.stdout).strip()
 
@@ -49,15 +48,21 @@ def find_dockerd() -> str | None:
 
 
 def started_at(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot: with the number, this names a process once and for all."""
+    """When a process began, in clock ticks since boot: with the number, this names a process once and for all.
+
+    A process that ended is none, even while nobody has collected its status: not every machine's first process does.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return None
 
 
 def program_of(pid: int) -> str:
     """The name of the program that a process runs; empty when there is no such process."""
+    if started_at(pid) is None:
+        return ""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:

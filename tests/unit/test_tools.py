@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -105,6 +106,17 @@ def test_an_engine_of_others_is_never_taken_for_ours(tmp_path: Path, monkeypatch
     assert engine.ours() is None
     record.write_text("broken")
     assert engine.ours() is None
+
+
+def test_a_process_that_nobody_collected_has_ended() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert engine.started_at(process.pid)
+        assert engine.program_of(process.pid) == "sleep"
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{process.pid}/stat").exists()
+        assert engine.started_at(process.pid) is None
+        assert engine.program_of(process.pid) == ""
 
 
 def test_without_root_it_says_what_to_do_in_one_screen(monkeypatch: pytest.MonkeyPatch) -> None:
