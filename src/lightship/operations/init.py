@@ -25,6 +25,7 @@ __all__ = ["InitFile", "InitPlan", "InitResult", "find_project", "init_project",
 
 Reload: TypeAlias = Literal["swap", "touch", "chain"]
 
+_SHARED = "/srv/lightship/shared"
 SECRET_FILE = ".lightship/secret-key"  # noqa: S105 - a path
 _WRAPPER = "lightship_wsgi.py"
 _WRITTEN = (
@@ -413,8 +414,12 @@ def _shared(settings: Settings | None, notes: _Notes) -> tuple[str, ...]:
         with contextlib.suppress(RuleError):
             found.append(rules.RELATIVE_PATH(media.path))
             notes.found.append(f"uploads in {media.path}/ (MEDIA_ROOT): they are kept in the shared volume")
-    elif isinstance(media, str) and media and not media.startswith("/srv/lightship/shared"):
-        notes.todo.append(f"MEDIA_ROOT is {media}: make it /srv/lightship/shared/media, or mount it (key `volumes`)")
+    elif isinstance(media, str) and media.startswith(f"{_SHARED}/"):
+        notes.todo.append(
+            f"add {media.removeprefix(_SHARED + '/')} under `shared` in lightship.yml, so that it is made"
+        )
+    elif isinstance(media, str) and media:
+        notes.todo.append(f'MEDIA_ROOT is {media}: make it BASE_DIR / "media", or mount it (key `volumes`)')
     _database(settings, notes)
     return tuple(found)
 
@@ -431,8 +436,7 @@ def _database(settings: Settings, notes: _Notes) -> None:
         if isinstance(default.get("NAME"), TreePath):
             notes.todo.append(
                 "the SQLite file lies among the code, which a release replaces and nobody can write to: "
-                'set its NAME to os.environ.get("SQLITE_PATH", BASE_DIR / "db.sqlite3") and add '
-                "`env: {SQLITE_PATH: /srv/lightship/shared/db.sqlite3}` to lightship.yml"
+                'make its NAME BASE_DIR / "data" / "db.sqlite3", and add data under `shared` in lightship.yml'
             )
     else:
         notes.todo.append(f"the container must reach the {kind} server: localhost in it is the container itself")
@@ -453,11 +457,13 @@ def _static(project: ProjectFacts, settings: Settings | None, notes: _Notes) -> 
     if isinstance(root, str) and re.fullmatch(r"/srv/lightship/shared(?:/[A-Za-z0-9_.-]+)+", root) and ".." not in root:
         path = "/" + (url if isinstance(url, str) and re.fullmatch(r"/?[A-Za-z0-9_/-]+", url) else "static").strip("/")
         notes.assumed.append(f"uWSGI serves {path} from {root}; fill it with python manage.py collectstatic")
+        # Not added by itself: a directory of that name among the code would be replaced by the link.
+        notes.todo.append(f"add {root.removeprefix(_SHARED + '/')} under `shared` in lightship.yml, so that it is made")
         return f"\n; Static files, as python manage.py collectstatic leaves them.\nstatic-map = {path}={root}\n"
     if settings.get("DEBUG") is not True:
         notes.todo.append(
             "nothing serves static files: install WhiteNoise (with WHITENOISE_USE_FINDERS), or set "
-            "STATIC_ROOT = '/srv/lightship/shared/static' and run init again without deploy/uwsgi.ini"
+            "STATIC_ROOT = '/srv/lightship/shared/staticfiles' and run init again without deploy/uwsgi.ini"
         )
     return ""
 

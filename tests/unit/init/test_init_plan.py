@@ -129,6 +129,7 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "HOST": os.e
     assert says(found.todo, "environment variable DB_HOST")
     assert says(found.todo, "postgresql")
     assert "static-map = /assets=/srv/lightship/shared/static" in text(found, "deploy/uwsgi.ini")
+    assert says(found.todo, "add static under `shared`")
     docker = text(found, "Dockerfile")
     assert "install -y --no-install-recommends libpq-dev" in docker.split("FROM")[1]
     assert "install -y --no-install-recommends libpq5" in docker.split("FROM")[2]
