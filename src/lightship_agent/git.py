@@ -465,7 +465,7 @@ class Mirror:
             if found is None:
                 raise Refused("git-ref-missing", f"{redact_url(url)} has no branch {ref}", hint="Check its name.")
             wanted = found
-        elif not self.has_commit(wanted):
+        elif found != wanted and not self.has_commit(wanted):
             self._fetch_commit(url, wanted)
         fail_point("fetch.done")
         return wanted
