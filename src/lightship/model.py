@@ -98,6 +98,13 @@ class _Reader:
         values = self._get(key, list, "a list", [])
         return tuple(read(value, f"{self._at(key)}[{index}]") for index, value in enumerate(values))
 
+    def strings(self, key: str) -> tuple[str, ...]:
+        values = self._get(key, list, "a list", [])
+        for index, value in enumerate(values):
+            if not isinstance(value, str):
+                raise _wrong(f"{self._at(key)}[{index}]", "a text", value)
+        return tuple(values)
+
     def object_or_none(self, key: str, read: Callable[[object, str], _T]) -> _T | None:
         value = self._data.get(key)
         return None if value is None else read(value, self._at(key))
@@ -373,6 +380,7 @@ class Change:
     infra: Mapping[str, str] = field(default_factory=dict)
     infra_live: Mapping[str, str] | None = None
     env_changed: bool = False
+    migrations: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, data: object, where: str = "inspect") -> Change:
@@ -393,6 +401,7 @@ class Change:
             infra=read.texts("infra"),
             infra_live=None if live is None else read.texts("infra_live"),
             env_changed=read.flag("env_changed"),
+            migrations=read.strings("migrations"),
         )
 
     @property

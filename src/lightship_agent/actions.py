@@ -8,14 +8,14 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from lightship_agent import VERSION, facts, protocol, rollout
 from lightship_agent import lock as locks
 from lightship_agent import release as releases
 from lightship_agent.container import LABEL_ROOT, Engine, build_command, exec_command
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
-from lightship_agent.git import Mirror
+from lightship_agent.git import Mirror, glob_match
 from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
@@ -198,12 +198,15 @@ class Actions:
             "infra": self._mirror.infra_files(commit, globs),
             "env_changed": self._env_changed(args, read),
         }
-        return {**answer, **self._compared(live, commit, globs)}
+        return {**answer, **self._compared(live, commit, globs, read.texts("migrations"))}
 
-    def _compared(self, live: Optional[str], commit: str, globs: Any) -> Dict[str, Any]:
+    def _compared(
+        self, live: Optional[str], commit: str, globs: Sequence[str], migrations: Sequence[str]
+    ) -> Dict[str, Any]:
         if live is None or live == commit:
             infra = self._mirror.infra_files(commit, globs) if live else None
-            return {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0, "infra_live": infra}
+            same: Dict[str, Any] = {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0}
+            return {**same, "infra_live": infra, "migrations": []}
         files = self._mirror.changed(live, commit)
         commits = self._mirror.log(live, commit, COMMITS_SHOWN)
         count = len(commits) if len(commits) < COMMITS_SHOWN else self._mirror.count(live, commit)
@@ -214,6 +217,7 @@ class Actions:
             "files": [{"status": one.status, "path": one.path} for one in files[:FILES_SHOWN]],
             "files_count": len(files),
             "infra_live": self._mirror.infra_files(live, globs),
+            "migrations": _matching([one.path for one in files if one.status != "D"], migrations),
         }
 
     def _env_changed(self, args: Mapping[str, Any], read: Reader) -> bool:
@@ -382,6 +386,11 @@ class Actions:
 
     def _bye(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
         return {}
+
+
+def _matching(paths: Sequence[str], globs: Sequence[str]) -> List[str]:
+    patterns = [glob_match(glob) for glob in globs]
+    return [path for path in paths if any(pattern.fullmatch(path) for pattern in patterns)][:FILES_SHOWN]
 
 
 def _absolute(root: str) -> str:

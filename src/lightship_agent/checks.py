@@ -3,17 +3,18 @@
 Both run in the container the release is to serve in, as the workers' user, while the old release serves.
 """
 
+import threading
 import time
 from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence
 
 from lightship_agent.container import Container, exec_command
-from lightship_agent.errors import Refused
+from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
 from lightship_agent.requests import Check, Migration
 from lightship_agent.system import Completed, atomic_write, make_directory, run
 
-__all__ = ["run_checks", "run_in_release", "run_migration"]
+__all__ = ["Warnings", "run_checks", "run_in_release", "run_migration"]
 
 register(
     migrate__before="the migrations are about to run",
@@ -47,15 +48,18 @@ def _timed_out(done: Completed) -> bool:
 
 def run_checks(step: Step, container: Container, commit: str, checks: Sequence[Check]) -> List[Dict[str, Any]]:
     """Run each check; raises ``Refused`` (``check-failed``) for a required one that fails."""
-    results = []
-    for check in checks:
-        with step(f"check {check.name}") as detail:
-            done = run_in_release(container, commit, check.command, check.timeout)
-            status = "timeout" if _timed_out(done) else ("passed" if done.ok else "failed")
-            detail.update(status=status, required=check.required)
-            output = _output(done)
-            results.append({"name": check.name, "status": status, "seconds": round(done.seconds, 3), "output": output})
-            if status != "passed" and check.required:
+    return [_run_check(step, container, commit, check) for check in checks]
+
+
+def _run_check(step: Step, container: Container, commit: str, check: Check) -> Dict[str, Any]:
+    with step(f"check {check.name}") as detail:
+        done = run_in_release(container, commit, check.command, check.timeout)
+        status = "timeout" if _timed_out(done) else ("passed" if done.ok else "failed")
+        output = _output(done)
+        detail.update(status=status, required=check.required)
+        if status != "passed":
+            detail.update(output=output)
+            if check.required:
                 what = f"took longer than {check.timeout:g} s" if status == "timeout" else "failed"
                 raise Refused(
                     "check-failed",
@@ -63,7 +67,34 @@ def run_checks(step: Step, container: Container, commit: str, checks: Sequence[C
                     hint="fix it and deploy again; what is live was not touched",
                     detail={"check": check.name, "output": output, "status": done.status},
                 )
-    return results
+        return {"name": check.name, "status": status, "seconds": round(done.seconds, 3), "output": output}
+
+
+class Warnings:
+    """The checks that only warn: they run beside the boot and the flip, and nothing waits for them but the report."""
+
+    def __init__(self, step: Step, container: Container, commit: str, checks: Sequence[Check]) -> None:
+        self.results: List[Dict[str, Any]] = []
+        self._work = (step, container, commit, checks)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        if checks:
+            self._thread.start()
+
+    def _run(self) -> None:
+        step, container, commit, checks = self._work
+        for check in checks:
+            try:
+                self.results.append(_run_check(step, container, commit, check))
+            except AgentFailure as error:
+                # A check that cannot even be run warns of that.
+                failed = {"name": check.name, "status": "failed", "seconds": 0.0, "output": error.message}
+                self.results.append(failed)
+
+    def wait(self) -> List[Dict[str, Any]]:
+        """The results, when all have run; each has a limit of its own."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        return self.results
 
 
 def run_migration(

@@ -12,7 +12,7 @@ from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional
 
 from lightship_agent import release as releases
 from lightship_agent import slots
-from lightship_agent.checks import run_checks, run_migration
+from lightship_agent.checks import Warnings, run_checks, run_migration
 from lightship_agent.container import Container, ContainerSettings
 from lightship_agent.errors import AgentFailure, Degraded, Refused, Reverted
 from lightship_agent.failpoints import fail_point, register
@@ -94,6 +94,7 @@ class Rollout:
     def __init__(self, tools: Tools, situation: Situation) -> None:
         self.tools = tools
         self.situation = situation
+        self.warnings: Optional[Warnings] = None
         self.migration: Optional[Dict[str, Any]] = None
         self.activated = False
         self.verified = False
@@ -163,13 +164,18 @@ class Rollout:
     def _check(self, container: Container, request: PrepareRequest) -> List[Dict[str, Any]]:
         """The checks, and then the migrations, before the release is booted: its first page may need them."""
         tools, commit = self.tools, self.situation.commit
-        checks = run_checks(tools.step, container, commit, request.checks)
+        checks = run_checks(tools.step, container, commit, [check for check in request.checks if check.required])
         if request.migrate:
             tools.guard()
             tools.checkpoint()
             tools.journal.doing("migrate")
             self.migration = run_migration(tools.step, tools.paths, container, commit, request.migrate)
             tools.journal.done("migrate")
+        # In a check container, which is gone in a moment, nothing can run beside.
+        optional = [check for check in request.checks if not check.required]
+        if self.situation.replaces:
+            return checks + run_checks(tools.step, container, commit, optional)
+        self.warnings = Warnings(tools.step, container, commit, optional)
         return checks
 
     def _running_container(self) -> Container:
@@ -341,7 +347,8 @@ class Rollout:
         if situation.replaces:
             prune_instances(tools.paths, situation.instance)
             prune_images(tools.instances)
-        return {"stable": situation.commit, "pruned": pruned}
+        warnings = self.warnings.wait() if self.warnings else []
+        return {"stable": situation.commit, "pruned": pruned, "checks": warnings}
 
     def _drop_old_instances(self) -> None:
         tools, situation = self.tools, self.situation

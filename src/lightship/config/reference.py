@@ -43,6 +43,11 @@ services:
       - name: django
         command: [python, manage.py, check, --deploy]
         timeout: 30
+    migrate:
+      command: [python, manage.py, migrate, --noinput]
+      timeout: 120
+      state: [python, manage.py, showmigrations]
+      files: ["**/migrations/*.py"]
     health:
       path: /healthz
       host: shop.example

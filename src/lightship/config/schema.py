@@ -12,7 +12,7 @@ from lightship.config.options import OPTION, flag_of, is_repeatable
 from lightship.config.repository import Repository
 from lightship.config.rules import ConflictError, RuleError, within
 
-__all__ = ["TAGS", "Check", "Health", "ImageBuild", "Repository", "SecretSource", "Service", "json_schema"]
+__all__ = ["TAGS", "Check", "Health", "ImageBuild", "Migration", "Repository", "SecretSource", "Service", "json_schema"]
 
 TAGS = ("<name>", "<build>")
 """What Pydantic puts into the path of an error to say which form of ``image`` was meant."""
@@ -101,6 +101,30 @@ class Check(_Model):
     timeout: float = Field(60.0, ge=1, le=3600, description="Seconds the command may take.", examples=[30])
     required: bool = Field(
         True, description="Whether a failure stops the deploy. If not, it is only reported.", examples=[False]
+    )
+
+
+class Migration(_Model):
+    """The command that brings the database's schema forward."""
+
+    command: tuple[Argument, ...] = _items(
+        min_length=1,
+        description="The command as a list (no shell), run once per rollout in the new release's directory, after the "
+        "checks and while the old release serves. The old release must bear the new schema.",
+        examples=[["python", "manage.py", "migrate", "--noinput"]],
+    )
+    timeout: float = Field(
+        300.0, ge=1, le=86400, description="Seconds the command may take; then it is ended.", examples=[60]
+    )
+    state: tuple[Argument, ...] = _items(
+        default=(),
+        description="The command that shows which migrations are applied; asked when the migrations failed.",
+        examples=[["python", "manage.py", "showmigrations"]],
+    )
+    files: tuple[Annotated[str, rules.GLOB], ...] = _items(
+        default=("**/migrations/*.py",),
+        description="The files that are migrations: new ones are shown in the plan.",
+        examples=[["**/alembic/versions/*.py"]],
     )
 
 
@@ -223,6 +247,11 @@ class Service(_Model):
         description="Commands that run with the new code before it goes live.",
         examples=[[{"name": "django", "command": ["python", "manage.py", "check"]}]],
     )
+    migrate: Migration | None = Field(
+        None,
+        description="The migrations of the database. Without it none are run.",
+        examples=[{"command": ["python", "manage.py", "migrate", "--noinput"]}],
+    )
     health: Health = Field(
         default_factory=Health, description="What a healthy service answers.", examples=[{"path": "/healthz"}]
     )
@@ -243,8 +272,8 @@ class Service(_Model):
         0.0,
         ge=0,
         le=3600,
-        description="Seconds for which the health path is watched after the switch, before the release counts as "
-        "stable.",
+        description="Seconds for which a release is watched after the switch, before it counts as stable: its workers, "
+        "its container, and whether it answers with more server errors than the release before it.",
         examples=[10],
     )
     root: Annotated[str, rules.ROOT] = Field(

@@ -36,13 +36,16 @@ class PlannedShape:
     image_name: str
     check_names: Sequence[str]
     reload: str
+    migrates: bool
 
 
 def planned_shape(service: Service, fingerprint: str = "") -> PlannedShape:
     """The service as the planner sees it."""
     built = not isinstance(service.image, str)
     name = image_tag(service.name, fingerprint) if built else str(service.image)
-    return PlannedShape(built, name, tuple(check.name for check in service.checks), service.reload)
+    return PlannedShape(
+        built, name, tuple(check.name for check in service.checks), service.reload, service.migrate is not None
+    )
 
 
 def settings_text(service: Service) -> str:
@@ -84,6 +87,7 @@ def inspect_args(service: Service, ref: str, commit: str, env: Mapping[str, str]
         "ref": ref,
         "commit": commit,
         "infra": list(service.infra_globs),
+        "migrations": list(service.migrate.files) if service.migrate else [],
         "env": None if env is None else dict(env),
     }
 
@@ -114,6 +118,14 @@ def health_args(service: Service) -> dict[str, Any]:
     }
 
 
+def _migrate_args(service: Service, plan: Plan) -> dict[str, Any] | None:
+    """``migrate``, when the plan has such a step."""
+    if service.migrate is None or not any(step.name == "migrate" for step in plan.steps):
+        return None
+    migration = service.migrate
+    return {"command": list(migration.command), "timeout": migration.timeout, "state": list(migration.state)}
+
+
 def prepare_args(
     service: Service, plan: Plan, *, retry: bool, why: str, container: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -137,7 +149,9 @@ def prepare_args(
                 "required": check.required,
             }
             for check in service.checks
+            if any(step.name == f"check {check.name}" for step in plan.steps)
         ],
+        "migrate": _migrate_args(service, plan),
         "retry": retry,
         "why": why,
         "container": None if container is None else dict(container),

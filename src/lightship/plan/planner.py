@@ -42,6 +42,10 @@ class PlannedService(Protocol):
     def reload(self) -> str:
         """The reload way: swap, touch or chain."""
 
+    @property
+    def migrates(self) -> bool:
+        """Whether migrations are configured."""
+
 
 def make_plan(
     service: PlannedService,
@@ -92,7 +96,7 @@ def make_rollback_plan(service: PlannedService, facts: Facts, commit: str) -> Pl
     why = [f"back from {short(facts.current)} to {short(commit)}"]
     if facts.container is None or (release and release.fingerprint not in ("", facts.container.fingerprint)):
         why.append("it ran in a container of another image")
-        return Plan("container", commit, tuple(why), _container_steps(service, facts, commit), change)
+        return Plan("container", commit, tuple(why), _container_steps(facts, commit), change)
     return Plan("code", commit, tuple(why), _code_steps(service, facts, commit), change)
 
 
@@ -155,21 +159,33 @@ def _blocked(facts: Facts, commit: str) -> str:
 def _steps(service: PlannedService, facts: Facts, change: Change, kind: Kind) -> tuple[Step, ...]:
     if kind == "nothing":
         return ()
+    before = _before(service, change, kind)
     if kind == "code":
-        return _code_steps(service, facts, change.commit)
+        return _code_steps(service, facts, change.commit, before)
     image = (
         Step("build", "build the image", f"{service.image_name}; nothing is built when it is there already")
         if service.builds_image
         else Step("pull", "pull the image", service.image_name)
     )
-    return (image, *_container_steps(service, facts, change.commit))
+    return (image, *_container_steps(facts, change.commit, before))
 
 
-def _container_steps(service: PlannedService, facts: Facts, full: str) -> tuple[Step, ...]:
+def _before(service: PlannedService, change: Change, kind: Kind) -> tuple[Step, ...]:
+    """What runs in the new tree before it is booted: its first page may need what the migrations bring.
+
+    To ask the database costs as long as a whole code deploy, so it is asked when it may have to change: when files that
+    are migrations differ, or the container (and with it what is installed), or when it is not known what differs.
+    """
+    checks = tuple(Step(f"check {name}", f"check: {name}", "in the new release's tree") for name in service.check_names)
+    unknown = change.live is None or change.files_count > len(change.files)
+    if not service.migrates or not (change.migrations or unknown or kind != "code"):
+        return checks
+    detail = _some(list(change.migrations)) if change.migrations else "whatever the database still lacks"
+    return (*checks, Step("migrate", "run the migrations", detail))
+
+
+def _container_steps(facts: Facts, full: str, before: tuple[Step, ...] = ()) -> tuple[Step, ...]:
     commit = short(full)
-    steps = [Step("tree", f"lay out the release {commit}")]
-    steps.append(Step("try", f"try {commit} in the new image", "in a container that nobody can reach"))
-    steps += [Step(f"check {name}", f"check: {name}", "in that container") for name in service.check_names]
     old = facts.container
     switch = (
         Step("flip", f"start the new container on {commit}")
@@ -178,18 +194,23 @@ def _container_steps(service: PlannedService, facts: Facts, full: str) -> tuple[
             "flip", f"stop {old.name}, start the new container on {commit}", "the old one is kept until it is proven"
         )
     )
-    return (*steps, switch, *_PROOF)
+    return (
+        Step("tree", f"lay out the release {commit}"),
+        Step("start", "start the new image", "in a container that nobody can reach"),
+        *before,
+        Step("try", f"boot {commit} there"),
+        switch,
+        *_PROOF,
+    )
 
 
-def _code_steps(service: PlannedService, facts: Facts, commit: str) -> tuple[Step, ...]:
+def _code_steps(service: PlannedService, facts: Facts, commit: str, before: tuple[Step, ...] = ()) -> tuple[Step, ...]:
     name = short(commit)
-    steps = [] if _running(facts) else [Step("start", "start the container")]
-    steps.insert(0, Step("tree", f"lay out the release {name}"))
+    start = () if _running(facts) else (Step("start", "start the container"),)
     if service.reload == "swap":
-        steps.append(Step("boot", f"boot {name} in the idle slot", "beside the one that serves"))
+        boot = Step("boot", f"boot {name} in the idle slot", "beside the one that serves")
         flip = Step("flip", f"point current at {name}", "one rename: its workers begin to accept")
     else:
-        steps.append(Step("boot", f"import {name} in a candidate process"))
+        boot = Step("boot", f"import {name} in a candidate process")
         flip = Step("flip", f"point current at {name}", f"and reload the workers ({service.reload})")
-    steps += [Step(f"check {check}", f"check: {check}") for check in service.check_names]
-    return (*steps, flip, *_PROOF)
+    return (Step("tree", f"lay out the release {name}"), *start, *before, boot, flip, *_PROOF)

@@ -69,6 +69,7 @@ CODE: list[dict[str, Any]] = [
     {"infra": ["x"]},
     {"shared": ["media"]},
     {"checks": [{"name": "a", "command": ["true"]}]},
+    {"migrate": {"command": ["true"]}},
     {"health": {"path": "/h"}},
     {"keep": 9},
     {"patience": 1},
