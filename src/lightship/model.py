@@ -481,5 +481,6 @@ class ServerResult:
     running: str | None
     steps: tuple[StepTiming, ...] = ()
     workers: tuple[Worker, ...] = ()
+    warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     error: LightshipError | None = None

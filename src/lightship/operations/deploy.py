@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lightship.errors import LightshipError, RefusedError, UsageError
@@ -119,7 +119,9 @@ async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutRes
         await settle(known, secrets)
     for one in result.servers:
         redactor.clean_error(one.error)
-    return result
+    return replace(
+        result, servers=tuple(replace(one, warnings=tuple(redactor.clean(one.warnings))) for one in result.servers)
+    )
 
 
 async def _known_ref(context: Context, wanted: Wanted) -> Resolved | None:

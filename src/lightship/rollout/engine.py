@@ -289,6 +289,7 @@ class Rollout:
             running=one.running,
             steps=tuple(session.timings),
             workers=session.workers,
+            warnings=tuple(session.warnings),
             seconds=one.seconds,
             error=one.error,
         )

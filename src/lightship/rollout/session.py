@@ -14,6 +14,8 @@ from lightship.transport.conversation import PROTOCOL, Conversation
 
 __all__ = ["Hello", "Session"]
 
+_WARNING_LINES = 20
+
 
 class Hello:
     """The words that open each conversation of a command."""
@@ -54,6 +56,7 @@ class Session:
         self.recovered: Mapping[str, Any] | None = None
         self.timings: list[StepTiming] = []
         self.workers: tuple[Worker, ...] = ()
+        self.warnings: list[str] = []
         self._transport = transport
         self._hello = hello
         self._emit = emit
@@ -112,6 +115,15 @@ class Session:
         if self._conversation is not None:
             await self._conversation.close(patience)
 
+    def _warn(self, step: str, detail: Mapping[str, Any]) -> None:
+        """A check that is not required and did not pass: told, with the end of what it said."""
+        if not step.startswith("check ") or detail.get("status") in (None, "passed"):
+            return
+        output = [line for line in str(detail.get("output", "")).splitlines() if line.strip()][-_WARNING_LINES:]
+        self.warnings.append("\n".join([f"{step}: {detail['status']}", *output]))
+        for line in (f"warning: {step} {detail['status']}", *(f"  {line}" for line in output)):
+            self._emit(Note(self.server, line))
+
     def _on_event(self, message: Mapping[str, Any]) -> None:
         if message.get("event") == "log":
             self._emit(LogLine(self.server, str(message.get("stream", "stdout")), str(message.get("text", ""))))
@@ -131,6 +143,7 @@ class Session:
         elif state == "done":
             self.timings.append(StepTiming(step, seconds))
             self._emit(StepDone(self.server, step, seconds, detail))
+            self._warn(step, detail)
         elif state == "failed":
             self.timings.append(StepTiming(step, seconds))
             self._emit(StepFailed(self.server, step, seconds, detail))
