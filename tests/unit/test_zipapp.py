@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from lightship.transport.zipapp import agent_bytes, agent_file
 OLDEST = (3, 9)
 
 
+@functools.cache
 def interpreters() -> list[str]:
     """Every Python on PATH that the agent promises to run on, each version once."""
     found: dict[str, str] = {}
