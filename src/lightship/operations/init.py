@@ -364,6 +364,8 @@ def _lightship_yml(
             "Values that nobody sees: each from a file, an environment variable or a command of who deploys.",
         ),
         shared=_block("shared", [f"- {scalar(one)}" for one in shared], "What outlives releases, such as uploads."),
+        checks=_block("checks", _checks(project), "Run with the new code; what is not required only warns."),
+        migrate=_block("migrate", _migrations(project, settings), "Run once, when the commits bring new ones."),
         health_path=scalar(path),
         health_host=scalar(host),
         reload=reload,
@@ -376,6 +378,34 @@ def _block(key: str, lines: list[str], comment: str = "") -> str:
         return ""
     above = f"    # {comment}\n" if comment else ""
     return f"{above}    {key}:\n" + "".join(f"      {line}\n" for line in lines)
+
+
+def _manage_command(project: ProjectFacts, *words: str) -> str:
+    """A command of Django's, as a list of YAML."""
+    manage = f"{project.manage_folder}/manage.py" if project.manage_folder else "manage.py"
+    return f"[{', '.join(['python', scalar(manage), *words])}]"
+
+
+def _checks(project: ProjectFacts) -> list[str]:
+    """Django's own advice for a site that others can reach."""
+    if not project.django:
+        return []
+    return [
+        "- name: django",
+        f"  command: {_manage_command(project, 'check', '--deploy')}",
+        "  required: false",
+    ]
+
+
+def _migrations(project: ProjectFacts, settings: Settings | None) -> list[str]:
+    """How Django brings its database forward, if there is one."""
+    databases = settings.get("DATABASES") if settings else None
+    if not project.django or not databases:
+        return []
+    return [
+        f"command: {_manage_command(project, 'migrate', '--noinput')}",
+        f"state: {_manage_command(project, 'showmigrations')}",
+    ]
 
 
 def _environment(
@@ -440,7 +470,7 @@ def _database(settings: Settings, notes: _Notes) -> None:
             )
     else:
         notes.todo.append(f"the container must reach the {kind} server: localhost in it is the container itself")
-    notes.todo.append("migrations are not run by a deploy: run them with `lightship exec`, python manage.py migrate")
+    notes.assumed.append("a deploy runs the migrations when it brings new ones, while the old release still serves")
 
 
 def _static(project: ProjectFacts, settings: Settings | None, notes: _Notes) -> str:
