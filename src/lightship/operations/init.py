@@ -400,7 +400,8 @@ def _checks(project: ProjectFacts) -> list[str]:
 def _migrations(project: ProjectFacts, settings: Settings | None) -> list[str]:
     """How Django brings its database forward, if there is one."""
     databases = settings.get("DATABASES") if settings else None
-    if not project.django or not databases:
+    if not project.django or not isinstance(databases, dict) or not databases:
+        # Django's migrate fails where there is no database, and whether there is one may hang on the environment.
         return []
     return [
         f"command: {_manage_command(project, 'migrate', '--noinput')}",
