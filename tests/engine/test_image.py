@@ -165,7 +165,8 @@ def test_uwsgi_is_the_compiled_one(engine: Engine, image: str) -> None:
 
 def test_a_change_of_requirements_compiles_nothing(engine: Engine, image: str, tmp_path: Path) -> None:
     top = Path(shutil.copytree(SHOP, tmp_path / "shop"))
-    (top / "requirements.txt").write_text("Django==5.2.*\nsqlparse\n")
+    # Never the same twice, or the builder remembers it from the last run.
+    (top / "requirements.txt").write_text(f"Django==5.2.*\nsqlparse\n# {time.time_ns()}\n")
     command = ["docker", "build", "--build-arg", f"BASE_IMAGE={engine.base_image}", "--label", engine.label]
     done = subprocess.run(
         [*command, "--tag", f"{engine.name('image')}:2", str(top)],
