@@ -149,7 +149,10 @@ class SlotReload:
             if failure:
                 raise import_failure(release, failure)
             booted = slots.read_booted(self.paths, self.instance, slot, generation)
-            if not booted or len(slots.read_workers(self.paths, self.instance, slot)) < int(booted.get("workers") or 1):
+            if not booted:
+                return False
+            wanted = max(1, slots.worker_count(booted))
+            if len(slots.read_workers(self.paths, self.instance, slot)) < wanted:
                 return False
             view[:] = [slots.read_slot(self.paths, self.instance, slot)]
             return view[0].proven(release, generation, WAITING)
@@ -183,10 +186,10 @@ class SlotReload:
 
         def quiet() -> bool:
             view = slots.read_slot(self.paths, self.instance, slot)
-            stats = {entry.get("id"): entry for entry in view.stats or ()}
+            busy_ones = {entry.id for entry in view.stats or () if entry.status == "busy"}
             left = [worker for worker in view.workers if worker.state == "serving"]
             busy[:] = left
-            return all(stats.get(worker.id, {}).get("status") == "busy" for worker in left) if view.stats else not left
+            return all(worker.id in busy_ones for worker in left) if view.stats else not left
 
         if not wait_until(quiet, PARK_SECONDS):
             raise AgentFailure(

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -24,6 +25,7 @@ __all__ = [
     "SlotOrder",
     "SlotView",
     "Worker",
+    "WorkerStats",
     "read_failure",
     "read_order",
     "read_slot",
@@ -39,7 +41,9 @@ SLOT_NAMES = ("0", "1")
 MAIN = "main"
 MAX_ANNOUNCEMENT = 128 * 1024
 MAX_STATS = 4 * 1024 * 1024
+STATS_SECONDS = 1.0
 MAX_WORKERS = 1024
+LARGEST = 2**53
 STATES = ("ready", "serving", "parked")
 
 
@@ -100,12 +104,23 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class WorkerStats:
+    """What the statistics socket says of one worker. A number that is none is -1; ``apps`` says that one is loaded."""
+
+    id: int
+    pid: int
+    status: str
+    apps: bool
+    respawns: int
+
+
+@dataclass(frozen=True)
 class SlotView:
     """A slot as it was seen: its boot's measurements, its workers' announcements, and the master's own statistics."""
 
     booted: Optional[Mapping[str, Any]]
     workers: List[Worker]
-    stats: Optional[List[Mapping[str, Any]]]
+    stats: Optional[List[WorkerStats]]
 
     def proven(self, release: str, generation: Optional[int], states: Any) -> bool:
         """Whether every worker of the master runs ``release`` and is in one of ``states``.
@@ -116,14 +131,14 @@ class SlotView:
         if not self.stats:
             return False
         announced = {worker.id: worker for worker in self.workers}
-        alive = [entry for entry in self.stats if entry.get("status") != "cheap" and entry.get("pid")]
+        alive = [entry for entry in self.stats if entry.status != "cheap" and entry.pid]
         for entry in alive:
-            worker = announced.get(int(entry.get("id") or 0))
-            if worker is None or worker.pid != entry.get("pid") or worker.release != release:
+            worker = announced.get(entry.id)
+            if worker is None or entry.pid <= 0 or worker.pid != entry.pid or worker.release != release:
                 return False
             if worker.state not in states or (generation is not None and worker.generation != generation):
                 return False
-            if not entry.get("apps"):
+            if not entry.apps:
                 return False
         return bool(alive)
 
@@ -155,10 +170,10 @@ def read_order(paths: ServicePaths, instance: int) -> Optional[InstanceOrder]:
 
 
 def _read_json(paths: ServicePaths, instance: int, slot: str, name: str) -> Optional[Mapping[str, Any]]:
-    """An announcement; None when it is missing, too large, not JSON or not an object."""
+    """An announcement; None when it is missing, cannot be opened, is too large, not JSON or not an object."""
     try:
         data = read_untrusted(slot_folder(paths, instance, slot), name, MAX_ANNOUNCEMENT)
-    except AgentFailure:
+    except (AgentFailure, OSError):  # a lease that the container holds on its file lets nobody open it
         return None
     if data is None:
         return None
@@ -170,12 +185,20 @@ def _read_json(paths: ServicePaths, instance: int, slot: str, name: str) -> Opti
 
 
 def _whole(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+    """A whole number that a process may have counted to, or -1: JSON has numbers of any size."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else -1
+
+
+def _text(value: Any, longest: int) -> str:
+    """A string, cut; anything else is an empty one."""
+    return value[:longest] if isinstance(value, str) else ""
 
 
 def _parse_worker(found: Mapping[str, Any], number: int) -> Optional[Worker]:
     state, moment = found.get("state"), found.get("time")
-    if state not in STATES or _whole(found.get("worker")) != number or not isinstance(moment, (int, float)):
+    if state not in STATES or _whole(found.get("worker")) != number:
+        return None
+    if not isinstance(moment, (int, float)) or not 0 <= moment <= LARGEST:  # NaN is not, either
         return None
     release = found.get("release")
     if not isinstance(release, str) or not re.fullmatch(r"[0-9a-f]{40}", release):
@@ -188,7 +211,7 @@ def read_failure(paths: ServicePaths, instance: int, slot: str, generation: Opti
     found = _read_json(paths, instance, slot, "failed.json")
     if found is None or (generation is not None and _whole(found.get("generation")) != generation):
         return None
-    return Failure(str(found.get("error", ""))[:2000], str(found.get("traceback", ""))[:65536])
+    return Failure(_text(found.get("error"), 2000), _text(found.get("traceback"), 65536))
 
 
 def read_booted(
@@ -201,12 +224,16 @@ def read_booted(
     return found
 
 
+def worker_count(booted: Mapping[str, Any]) -> int:
+    """How many workers a boot says that it has, within reason."""
+    return min(max(_whole(booted.get("workers")), 0), MAX_WORKERS)
+
+
 def read_workers(paths: ServicePaths, instance: int, slot: str) -> List[Worker]:
     """The announcements of a slot's workers, by number; what is not a well-formed one is left out."""
     booted = _read_json(paths, instance, slot, "booted.json") or {}
-    count = min(max(_whole(booted.get("workers")), 0), MAX_WORKERS)
     workers = []
-    for number in range(1, count + 1):
+    for number in range(1, worker_count(booted) + 1):
         found = _read_json(paths, instance, slot, f"worker-{number}.json")
         worker = _parse_worker(found, number) if found else None
         if worker:
@@ -218,18 +245,19 @@ def read_counts(paths: ServicePaths, instance: int, slot: str) -> List[Tuple[int
     """The responses and the server errors that each worker of a slot wrote down."""
     booted = _read_json(paths, instance, slot, "booted.json") or {}
     found = []
-    for number in range(1, min(max(_whole(booted.get("workers")), 0), MAX_WORKERS) + 1):
+    for number in range(1, worker_count(booted) + 1):
         count = _read_json(paths, instance, slot, f"count-{number}.json") or {}
         if count.get("release") == booted.get("release"):
             found.append((max(0, _whole(count.get("responses"))), max(0, _whole(count.get("errors")))))
     return found
 
 
-def read_stats(paths: ServicePaths, instance: int, slot: str) -> Optional[List[Mapping[str, Any]]]:
+def read_stats(paths: ServicePaths, instance: int, slot: str) -> Optional[List[WorkerStats]]:
     """The ``workers`` of the slot's statistics socket, or None when nothing answers there.
 
     The socket lies where the container can write: the way to it is walked without following links, and what is
-    connected to is the very inode that was looked at.
+    connected to is the very inode that was looked at. Whatever listens there has a second in all, and says no more
+    than a few megabytes.
     """
     descriptors: List[int] = []
     try:
@@ -244,12 +272,18 @@ def read_stats(paths: ServicePaths, instance: int, slot: str) -> Optional[List[M
             os.close(descriptor)
 
 
-def _ask_stats(path: str) -> Optional[List[Mapping[str, Any]]]:
-    answer = b""
+def _ask_stats(path: str) -> Optional[List[WorkerStats]]:
+    answer = bytearray()
+    deadline = time.monotonic() + STATS_SECONDS
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(1.0)
+        connection.settimeout(STATS_SECONDS)
         connection.connect(path)
         while len(answer) <= MAX_STATS:
+            # The limit is for all of it: one byte at a time would keep a limit for each alive for weeks.
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            connection.settimeout(left)
             part = connection.recv(65536)
             if not part:
                 break
@@ -258,7 +292,17 @@ def _ask_stats(path: str) -> Optional[List[Mapping[str, Any]]]:
     workers = found.get("workers") if isinstance(found, dict) else None
     if not isinstance(workers, list):
         return None
-    return [entry for entry in workers if isinstance(entry, dict)]
+    return [_parse_stats(entry) for entry in workers[:MAX_WORKERS] if isinstance(entry, dict)]
+
+
+def _parse_stats(entry: Mapping[str, Any]) -> WorkerStats:
+    return WorkerStats(
+        id=_whole(entry.get("id")),
+        pid=_whole(entry.get("pid")),
+        status=_text(entry.get("status"), 40),
+        apps=bool(entry.get("apps")),
+        respawns=_whole(entry.get("respawn_count")),
+    )
 
 
 def read_slot(paths: ServicePaths, instance: int, slot: str) -> SlotView:

@@ -6,7 +6,7 @@ answers with server errors (5xx) at a higher rate than the release before it did
 
 import time
 from dataclasses import dataclass
-from typing import Callable, List, Optional
+from typing import Callable, Optional
 
 from lightship_agent import slots
 from lightship_agent.container import Container, Engine
@@ -98,7 +98,5 @@ class Watch:
 
     def _respawns(self) -> int:
         """How often the master had to start a worker again (uWSGI counts the first start too)."""
-        stats: List[object] = [
-            entry.get("respawn_count") for entry in slots.read_stats(self.paths, self.instance, self.slot) or []
-        ]
-        return sum(max(0, count - 1) for count in stats if isinstance(count, int))
+        stats = slots.read_stats(self.paths, self.instance, self.slot) or []
+        return sum(max(0, entry.respawns - 1) for entry in stats)
