@@ -123,7 +123,8 @@ def _container_reasons(facts: Facts, change: Change, desired: Desired) -> tuple[
 
 def _code_reasons(facts: Facts, change: Change) -> tuple[str, ...]:
     if facts.current is None:
-        return ()
+        # A container without a release: a first deploy that was cut off.
+        return ("the first release in this container",) if facts.container is not None else ()
     if facts.current != change.commit:
         if not change.files_count and not change.files:
             return (f"{short(change.commit)} is to be live, with the same files as {short(facts.current)}",)
