@@ -1,0 +1,96 @@
+"""What programs may rely on: the envelope of ``--json``, held to golden files.
+
+A key that goes away or changes its meaning needs a new ``VERSION``; a new key may come at any time and only has to be
+added to the golden file, by hand, so that somebody sees what changes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightship.errors import RefusedError
+from lightship.model import (
+    Change,
+    Commit,
+    Container,
+    Facts,
+    FileChange,
+    Plan,
+    Release,
+    ServerResult,
+    Slot,
+    Step,
+    StepTiming,
+    Worker,
+)
+from lightship.output.json import VERSION, dumps, envelope
+from lightship.result import PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult
+from lightship.rollout.result import RolloutResult
+
+GOLDEN = Path(__file__).parent / "golden"
+OLD, NEW = "a" * 40, "b" * 40
+WORKER = Worker(1, 17, NEW, "serving", 1700000000.5)
+CHANGE = Change(
+    NEW,
+    "Fix \x1b[2J",
+    "A",
+    1.0,
+    OLD,
+    (Commit(NEW, "Fix"),),
+    1,
+    True,
+    (FileChange("M", "a.py"),),
+    1,
+    {"Dockerfile": "1"},
+    None,
+)
+PLAN = Plan("code", NEW, ("1 file changed (a.py)",), (Step("tree", "lay out", "x"),), CHANGE)
+RELEASE = Release(NEW, 1.0, "stable", "deploy main", "Fix", "fp")
+FACTS = Facts(
+    hostname="h", python="3.11", docker="20", git="2.39.5", current=NEW, stable=NEW, previous=OLD, releases=(RELEASE,),
+    container=Container("shop-1", "id", 1, True, "running", "t", "i", "ii", "fp", "s", "swap"),
+    slots={"0": Slot(NEW, True, (WORKER,), "3")}, free_bytes=1, free_inodes=2, env_digest="d",
+)  # fmt: skip
+ERROR = RefusedError("it does not start", hint="fix it", code="boot-failed", detail={"traceback": "KeyError: 1"})
+DONE = ServerResult("local", "done", "code", NEW, OLD, NEW, (StepTiming("tree", 0.05),), (WORKER,), 0.6)
+RESULTS: dict[str, dict[str, Any]] = {
+    "deploy": envelope(
+        "deploy",
+        RolloutResult(
+            "shop", "main", "code", NEW, "Fix", OLD, "done", ("w",), (DONE,), (("local", PLAN),), seconds=0.62
+        ),
+    ),
+    "refused": envelope(
+        "deploy",
+        RolloutResult("shop", "main", "code", NEW, "Fix", OLD, "refused", ("w",), (), (), error=ERROR),
+        error=ERROR,
+    ),
+    "plan": envelope("plan", PlanResult("shop", "main", NEW, "Fix", "code", (("local", PLAN),))),
+    "status": envelope(
+        "status", StatusResult("shop", "main", NEW, "", (ServerStatus("local", NEW, NEW, (NEW,), FACTS),))
+    ),
+    "releases": envelope("releases", ReleasesResult("shop", (ServerReleases("local", NEW, NEW, OLD, (RELEASE,)),))),
+    "error": envelope("deploy", error=ERROR),
+}
+
+
+def test_the_version_is_known() -> None:
+    assert VERSION == 1, "a new version needs new golden files and a word in docs/reference/cli.md"
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_shape_is_as_promised(name: str) -> None:
+    golden = json.loads((GOLDEN / f"{name}.json").read_text("utf-8"))
+    assert json.loads(dumps(RESULTS[name])) == golden
+    assert list(golden) == ["version", "command", "ok", "exit_status", "result", "error"]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_text_is_inert(name: str) -> None:
+    text = dumps(RESULTS[name])
+    assert text.isascii()
+    assert text.replace("\n", "").isprintable()
