@@ -31,6 +31,10 @@ LOG = STATE / "engine.log"
 READY_WITHIN = 60.0
 STOPPED_WITHIN = 30.0
 SYSTEMD = Path("/run/systemd/system")
+NEEDED = (
+    ("git", "git", "fetches the code that is deployed"),
+    ("ps", "procps", "the engine's list of a container's processes comes from it"),
+)
 # Where a non-login shell of root may not look.
 SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 
@@ -224,8 +228,9 @@ def main() -> int:
         if action == "ours":
             return 0 if ours() else 1
         if action == "ensure":
-            if not shutil.which("git"):
-                install_packages(["git"], "fetches the code that is deployed")
+            for program, package, why in NEEDED:
+                if not shutil.which(program):
+                    install_packages([package], why)
             ensure()
         else:
             stop()
