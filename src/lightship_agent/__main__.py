@@ -5,12 +5,11 @@ import queue
 import signal
 import sys
 import threading
-import traceback
 from typing import Any, BinaryIO, Dict, Optional
 
 from lightship_agent import VERSION
 from lightship_agent.actions import Actions
-from lightship_agent.errors import AgentFailure
+from lightship_agent.errors import as_failure
 from lightship_agent.protocol import MAX_LINE, decode_request, encode
 
 __all__ = ["main"]
@@ -22,7 +21,8 @@ class Conversation:
     def __init__(self, reader: int, writer: BinaryIO) -> None:
         self._reader = reader
         self._writer = writer
-        self._requests: queue.Queue[Optional[bytes]] = queue.Queue()
+        # A simple queue can be put to by a signal's handler while the main thread takes from it.
+        self._requests: queue.SimpleQueue[Optional[bytes]] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._current = 0
 
@@ -48,6 +48,8 @@ class Conversation:
             *lines, held = (held + part).split(b"\n")
             for line in lines:
                 self._requests.put(line)
+        if len(held) > MAX_LINE:
+            self._requests.put(held)  # to be told that it is too long; what comes after it belongs to nothing
         self.end()
 
     def send(self, message: Dict[str, Any]) -> None:
@@ -68,7 +70,7 @@ class Conversation:
                 if line is None or self._answer(actions, line):
                     return 0
         finally:
-            actions.finish()
+            _finish(actions)
 
     def _answer(self, actions: Actions, line: bytes) -> bool:
         """Answer one request; True when it was the last one."""
@@ -77,22 +79,17 @@ class Conversation:
             self._current = request["id"]
             self.send({"result": actions.perform(request["op"], request["args"])})
             return bool(request["op"] == "bye")
-        except AgentFailure as error:
-            self.send({"error": error.as_dict()})
         except Exception as error:
-            self.send({"error": _unexpected(error).as_dict()})
+            self.send({"error": as_failure(error).as_dict()})
         return False
 
 
-def _unexpected(error: Exception) -> AgentFailure:
-    if isinstance(error, OSError) and error.errno:
-        return AgentFailure("system", f"{error.strerror}: {error.filename}", detail={"errno": error.errno})
-    return AgentFailure(
-        "unexpected",
-        f"the agent met an error it does not know: {type(error).__name__}: {error}"[:1000],
-        hint="this is a fault of lightship; `lightship status` shows what the server runs",
-        detail={"traceback": traceback.format_exc()[-8000:]},
-    )
+def _finish(actions: Actions) -> None:
+    """Undo or finish what is open. What goes wrong stands in the journal, for the next conversation to go on with."""
+    try:
+        actions.finish()
+    except Exception as error:
+        sys.stderr.write(f"lightship-agent: {as_failure(error).message!a}\n")
 
 
 def main() -> int:

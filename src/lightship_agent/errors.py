@@ -1,6 +1,8 @@
 """The agent's errors. Each names its outcome, which decides the controller's exception and exit status."""
 
-from typing import Any, Dict, Optional
+import functools
+import traceback
+from typing import Any, Callable, Dict, Optional, TypeVar, cast
 
 __all__ = [
     "AgentFailure",
@@ -9,7 +11,11 @@ __all__ = [
     "ProtocolError",
     "Refused",
     "Reverted",
+    "as_failure",
+    "contained",
 ]
+
+Work = TypeVar("Work", bound=Callable[..., Any])
 
 
 class AgentFailure(Exception):  # noqa: N818 - the word of the protocol
@@ -63,3 +69,32 @@ class Locked(AgentFailure):
     """Somebody else holds the service's lock."""
 
     outcome = "locked"
+
+
+def as_failure(error: Exception) -> AgentFailure:
+    """Any error as one that the protocol can carry. What nobody foresaw must not end a rollout half done."""
+    if isinstance(error, AgentFailure):
+        return error
+    if isinstance(error, OSError) and error.errno:
+        where = f": {error.filename}" if error.filename else ""
+        return AgentFailure("system", f"{error.strerror}{where}"[:1000], detail={"errno": error.errno})
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return AgentFailure(
+        "unexpected",
+        f"the agent met an error it does not know: {type(error).__name__}: {error}"[:1000],
+        hint="this is a fault of lightship; `lightship status` shows what the server runs",
+        detail={"traceback": text[-8000:]},
+    )
+
+
+def contained(work: Work) -> Work:
+    """A function out of which nothing comes but ``AgentFailure``, so that whoever calls it can go back."""
+
+    @functools.wraps(work)
+    def inner(*args: Any, **options: Any) -> Any:
+        try:
+            return work(*args, **options)
+        except Exception as error:
+            raise as_failure(error) from error
+
+    return cast(Work, inner)

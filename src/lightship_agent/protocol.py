@@ -24,6 +24,7 @@ import json
 from typing import Any, Dict
 
 from lightship_agent.errors import ProtocolError
+from lightship_agent.names import printable
 
 __all__ = ["LOCKING_OPERATIONS", "MAX_LINE", "OPERATIONS", "OUTCOMES", "VERSION", "decode_request", "encode"]
 
@@ -57,7 +58,7 @@ def decode_request(line: bytes) -> Dict[str, Any]:
     if not isinstance(number, int) or isinstance(number, bool):
         raise ProtocolError("bad-request", "a request's id is not a whole number")
     if operation not in OPERATIONS:
-        raise ProtocolError("bad-request", f"unknown operation {ascii(operation)[:80]}")
+        raise ProtocolError("bad-request", f"unknown operation {printable(operation)}")
     if not isinstance(args, dict):
         raise ProtocolError("bad-request", "a request's args are not a JSON object")
     return {"id": number, "op": operation, "args": args}

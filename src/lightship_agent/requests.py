@@ -23,6 +23,17 @@ def _wrong(field: str, value: Any, rule: str) -> ProtocolError:
     return ProtocolError("bad-value", f"{field}: {printable(value)} {rule}")
 
 
+def _is_text(value: Any) -> bool:
+    """A string that can be an argument of a program: JSON can also write NUL, and halves of characters."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Reader:
     """Typed access to a JSON object; every error names the field."""
 
@@ -30,14 +41,18 @@ class Reader:
         self._found = found
         self._where = where
 
+    def _given(self, name: str, default: Any) -> Any:
+        value = self._found.get(name)
+        return default if value is None else value
+
     def text(self, name: str, default: Optional[str] = None, pattern: Optional["re.Pattern[str]"] = None) -> str:
         """A string; a missing one is an error unless there is a default."""
         value = self._found.get(name, default)
-        if not isinstance(value, str) or "\0" in value:
+        if not _is_text(value):
             raise _wrong(self._where + name, value, "is not a string")
         if pattern is not None and value != default and not pattern.fullmatch(value):
             raise _wrong(self._where + name, value, f"does not match {pattern.pattern}")
-        return value
+        return str(value)
 
     def seconds(self, name: str, default: float, high: float = 86400.0) -> float:
         """A number of seconds from 0 to ``high``."""
@@ -69,15 +84,15 @@ class Reader:
 
     def texts(self, name: str) -> Tuple[str, ...]:
         """A list of strings; missing is an empty one."""
-        value = self._found.get(name) or []
-        if not isinstance(value, list) or not all(isinstance(each, str) and "\0" not in each for each in value):
+        value = self._given(name, [])
+        if not isinstance(value, list) or not all(map(_is_text, value)):
             raise _wrong(self._where + name, value, "is not a list of strings")
         return tuple(value)
 
     def table(self, name: str) -> Dict[str, str]:
         """An object of strings; missing is an empty one."""
-        value = self._found.get(name) or {}
-        if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        value = self._given(name, {})
+        if not isinstance(value, dict) or not all(map(_is_text, (*value.keys(), *value.values()))):
             raise _wrong(self._where + name, value, "is not an object of strings")
         return dict(value)
 
@@ -90,7 +105,7 @@ class Reader:
 
     def items(self, name: str, parse: Callable[["Reader"], T]) -> List[T]:
         """A list of objects."""
-        value = self._found.get(name) or []
+        value = self._given(name, [])
         if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
             raise _wrong(self._where + name, value, "is not a list of objects")
         return [parse(Reader(each, f"{self._where}{name}[{index}].")) for index, each in enumerate(value)]
@@ -101,7 +116,7 @@ class Reader:
         for key, value in found.items():
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
                 raise _wrong(f"{self._where}{name}", key, "is not a variable's name")
-            if "\n" in value or "\r" in value or "\0" in value:
+            if "\n" in value or "\r" in value:
                 raise ProtocolError("bad-value", f"{self._where}{name}.{key}: the value has more than one line")
         return found
 
