@@ -15,6 +15,7 @@ from lightship_agent import lock as locks
 from lightship_agent import release as releases
 from lightship_agent.container import LABEL_ROOT, Engine, build_command, exec_command
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
+from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror, glob_match
 from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
@@ -23,9 +24,20 @@ from lightship_agent.paths import ServicePaths
 from lightship_agent.requests import IMAGE, PrepareRequest, Reader
 from lightship_agent.space import require_space
 from lightship_agent.state import load_state
-from lightship_agent.system import read_trusted, run
+from lightship_agent.system import Completed, read_trusted, run
 
 __all__ = ["Actions"]
+
+register(
+    build__start="the image is about to be built",
+    build__done="the image has been built",
+    pull__start="the image is about to be pulled",
+    pull__done="the image has been pulled",
+    recover__begin="what an earlier rollout left is about to be finished or undone",
+    recover__end="what an earlier rollout left has been finished or undone",
+    finish__begin="the conversation is over, and its rollout about to be finished or undone",
+    finish__end="the conversation is over, and its rollout too",
+)
 
 Emit = Callable[[Dict[str, Any]], None]
 BUILD_SECONDS = 3600.0
@@ -62,16 +74,9 @@ class Actions:
         pending, self._rollout = self._rollout, None
         if pending is None:
             return
-        if not pending.activated:
-            pending.abort()
-            return
-        try:
-            if not pending.verified:
-                pending.verify()
-        except AgentFailure as error:
-            pending.revert(error.message)
-            return
-        pending.commit(pending.situation.keep)
+        fail_point("finish.begin")
+        pending.finish()
+        fail_point("finish.end")
 
     def _hello(self, args: Mapping[str, Any]) -> Dict[str, Any]:
         read = Reader(args)
@@ -86,9 +91,9 @@ class Actions:
         )
         self._prefix = valid_service(args.get("container") or paths.service, "container")
         self._who = read.text("who", "")
-        self._engine = Engine()
+        self._engine = Engine(self._run)
         self._journal = Journal(paths)
-        self._mirror = Mirror(paths)
+        self._mirror = Mirror(paths, self._run)
         self._instances = Instances(paths, self._engine, self._prefix, self._guard)
         recovered = None
         if read.flag("lock"):
@@ -122,9 +127,17 @@ class Actions:
             releases.clean_unfinished(self._known_paths)
             return None
         with self._step("recover") as detail:
+            fail_point("recover.begin")
             told = rollout.recover(self._tools(), pending)
+            fail_point("recover.end")
             detail.update(outcome=told["outcome"])
         return told
+
+    def _run(self, argv: Sequence[str], **options: Any) -> Completed:
+        """Run a program with the lock as its own: what it changes is over before anybody else begins, even if this
+        process is killed meanwhile."""
+        held = {"inherit": (self._lock.descriptor,) if self._lock else ()}
+        return run(argv, **{**held, **options})
 
     @property
     def _known_paths(self) -> ServicePaths:
@@ -138,6 +151,7 @@ class Actions:
             journal=self._journal,
             instances=self._instances,
             step=self._step,
+            run=self._run,
             guard=self._guard,
             checkpoint=self._checkpoint,
             who=self._who,
@@ -290,7 +304,11 @@ class Actions:
         with self._step("build"), self._clean_tree(commit) as folder:
             labels = {**read.table("labels"), LABEL_ROOT: str(self._known_paths.home)}
             command = build_command(tag, dockerfile, os.path.join(folder, context), read.table("args"), labels)
-            self._engine.command(command, f"build the image of {commit[:7]}", timeout=BUILD_SECONDS, on_line=self._log)
+            fail_point("build.start")
+            # Without the lock: what a build that outlived us adds to the engine's images is in nobody's way.
+            what = f"build the image of {commit[:7]}"
+            self._engine.command(command, what, timeout=BUILD_SECONDS, on_line=self._log, inherit=())
+            fail_point("build.done")
         image = self._engine.image_id(tag)
         if image is None:
             raise AgentFailure("docker-failed", f"the image {tag} was built and is not there")
@@ -312,10 +330,11 @@ class Actions:
         known = self._engine.image_id(image)
         if known is None or not re.search(r"@sha256:", image):
             with self._step("pull"):
+                fail_point("pull.start")
                 try:
-                    self._engine.command(
-                        ["docker", "pull", "--quiet", "--", image], f"pull {image}", timeout=BUILD_SECONDS
-                    )
+                    command = ["docker", "pull", "--quiet", "--", image]
+                    self._engine.command(command, f"pull {image}", timeout=BUILD_SECONDS, inherit=())
+                    fail_point("pull.done")
                 except AgentFailure:
                     # An image that was loaded or built on this server has no registry to come from.
                     if known is None:

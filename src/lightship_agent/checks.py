@@ -12,11 +12,13 @@ from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
 from lightship_agent.requests import Check, Migration
-from lightship_agent.system import Completed, atomic_write, make_directory, run
+from lightship_agent.system import Completed, Run, atomic_write, make_directory, run
 
 __all__ = ["Warnings", "run_checks", "run_in_release", "run_migration"]
 
 register(
+    check__start="a check is about to run",
+    check__done="a check has run",
     migrate__before="the migrations are about to run",
     migrate__after="the migrations have run",
 )
@@ -30,12 +32,14 @@ TIMED_OUT = 124
 Step = Callable[[str], ContextManager[Dict[str, Any]]]
 
 
-def run_in_release(container: Container, commit: str, command: Sequence[str], timeout: float) -> Completed:
+def run_in_release(
+    container: Container, commit: str, command: Sequence[str], timeout: float, runner: Run = run
+) -> Completed:
     """Run a command in a release's tree, ended within the container after ``timeout`` seconds or with this process."""
     wrapped = [container.python, "-I", "-S", f"{CONTAINER_CODE}/boot/command.py", f"{timeout:g}", *command]
     folder = f"{CONTAINER_CODE}/releases/{commit}"
     argv = exec_command(container.name, folder, wrapped, user=container.user, interactive=True)
-    return run(argv, timeout=timeout + EXEC_MARGIN, hold_input=True, max_output=MAX_KEPT)
+    return runner(argv, timeout=timeout + EXEC_MARGIN, hold_input=True, max_output=MAX_KEPT)
 
 
 def _output(done: Completed) -> str:
@@ -53,7 +57,9 @@ def run_checks(step: Step, container: Container, commit: str, checks: Sequence[C
 
 def _run_check(step: Step, container: Container, commit: str, check: Check) -> Dict[str, Any]:
     with step(f"check {check.name}") as detail:
+        fail_point("check.start")
         done = run_in_release(container, commit, check.command, check.timeout)
+        fail_point("check.done")
         status = "timeout" if _timed_out(done) else ("passed" if done.ok else "failed")
         output = _output(done)
         detail.update(status=status, required=check.required)
@@ -98,7 +104,7 @@ class Warnings:
 
 
 def run_migration(
-    step: Step, paths: ServicePaths, container: Container, commit: str, migration: Migration
+    step: Step, paths: ServicePaths, container: Container, commit: str, migration: Migration, runner: Run = run
 ) -> Dict[str, Any]:
     """Run the migrations from the new release; a failure is ``Refused`` and says in which state the schema is.
 
@@ -106,7 +112,7 @@ def run_migration(
     """
     with step("migrate") as detail:
         fail_point("migrate.before")
-        done = run_in_release(container, commit, migration.command, migration.timeout)
+        done = run_in_release(container, commit, migration.command, migration.timeout, runner)
         fail_point("migrate.after")
         kept = _keep(paths, commit, done)
         detail.update(status=done.status, log=kept)

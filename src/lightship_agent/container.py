@@ -251,9 +251,10 @@ class Engine:
         *,
         timeout: float = 120.0,
         on_line: Optional[Callable[[str, str], None]] = None,
+        **options: Any,
     ) -> Completed:
         """Run a docker command; raises ``AgentFailure`` (code ``docker-failed``) when it fails."""
-        done = self._run(list(argv), timeout=timeout, on_line=on_line)
+        done = self._run(list(argv), timeout=timeout, on_line=on_line, **options)
         if done.status != 0:
             lines = [line for line in done.err.strip().splitlines() if line.strip()]
             reason = (lines or [f"exit status {done.status}"])[-1][:500]

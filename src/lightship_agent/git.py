@@ -46,6 +46,8 @@ __all__ = [
 
 failpoints.register(
     mirror__create="the mirror is made in a temporary place and about to get its name",
+    mirror__clean="what killed git processes left is about to be removed",
+    mirror__attributes="the mirror's rules for files are about to be written",
     fetch__start="a fetch is about to run",
     fetch__done="a fetch ended well",
 )
@@ -432,12 +434,15 @@ class Mirror:
         attributes = repo / "info" / "attributes"
         if system.read_trusted(attributes, 4096) != ATTRIBUTES:
             system.make_directory(repo / "info", 0o755, os.geteuid(), os.getegid())
+            fail_point("mirror.attributes")
             system.atomic_write(attributes, ATTRIBUTES, 0o644)
 
     def resolve(self, url: str, branch: str) -> str:
         """The commit that a branch (or else a tag) of this name stands at, on the other server."""
         command = ls_remote_command(self._repo, valid_url(url), valid_branch(branch))
-        result = self._run(command, env=self._remote_env, timeout=min(self._timeout, 60.0), max_output=1 << 24)
+        result = self._run(
+            command, env=self._remote_env, timeout=min(self._timeout, 60.0), max_output=1 << 24, inherit=()
+        )
         if not result.ok:
             raise _failure(result, url, "asking")
         refs = {ref: oid for oid, _, ref in (line.partition("\t") for line in result.out.splitlines())}
@@ -491,11 +496,12 @@ class Mirror:
     def _fetch(self, url: str, refspecs: Sequence[str], prune: bool = False) -> bool:
         """False when the other server lacks the ref, or does not give it away."""
         command = fetch_command(self._repo, url, refspecs, prune)
-        result = self._run(command, env=self._remote_env, timeout=self._timeout)
+        # Not with the lock: ssh may leave a connection open in the background, for the next one.
+        result = self._run(command, env=self._remote_env, timeout=self._timeout, inherit=())
         if not result.ok and not result.timed_out and _LOCKED.search(result.err):
             # A fetch that outlived its killed agent made a lock after we had looked.
             self.clean()
-            result = self._run(command, env=self._remote_env, timeout=self._timeout)
+            result = self._run(command, env=self._remote_env, timeout=self._timeout, inherit=())
         if result.ok:
             return True
         if not result.timed_out and _NO_REF.search(result.err):
@@ -526,6 +532,7 @@ class Mirror:
     def clean(self) -> None:
         """Remove what killed git processes left. The service's lock guarantees that no other git of ours runs, except
         one that outlived its agent: that one is ended first."""
+        fail_point("mirror.clean")
         left = [path for path in self._leftovers() if path.name.endswith(".lock")]
         if left:
             _end_orphans(self._repo)

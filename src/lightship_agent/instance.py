@@ -17,6 +17,9 @@ from lightship_agent.system import atomic_write, make_directory, read_trusted
 __all__ = ["Instances", "env_file", "install_runtime", "make_directories", "render_env", "settings_from"]
 
 register(
+    runtime__install="a file of the runtime is about to be put in place",
+    env__write="an instance's variables are about to be written",
+    env__written="an instance's variables have been written",
     instance__create="a container is about to be created",
     instance__created="a container has been created",
     instance__stop="the old container is about to be stopped",
@@ -45,6 +48,7 @@ def install_runtime(paths: ServicePaths) -> None:
     for name in RUNTIME_FILES:
         wanted = _runtime_file(name)
         if read_trusted(paths.boot / name, _MAX_ENV) != wanted:
+            fail_point("runtime.install")
             atomic_write(paths.boot / name, wanted, 0o644)
 
 
@@ -102,7 +106,9 @@ class Instances:
     def write_env(self, number: int, env: Mapping[str, str]) -> None:
         """Write an instance's variables, for root alone."""
         self.guard()
+        fail_point("env.write")
         atomic_write(env_file(self.paths, number), render_env(env), 0o600)
+        fail_point("env.written")
 
     def create(self, number: int, settings: ContainerSettings, *, check: str = "") -> str:
         """Create (not start) the container of an instance; what a killed rollout left under its name goes first."""

@@ -21,6 +21,7 @@ __all__ = ["HISTORY_LIMIT", "Journal", "Past", "Pending", "Step"]
 
 failpoints.register(
     journal__begin="a rollout is about to be written down",
+    journal__begun="a rollout is written down",
     journal__doing="a step is about to be written down as begun",
     journal__done="a step is about to be written down as done",
     journal__end="a rollout is about to go to the history",
@@ -112,6 +113,7 @@ class Journal:
         }
         entry.update(who=who, time=time.time(), data=dict(data or {}))
         system.atomic_write(self._paths.journal, _line(entry), 0o600)
+        fail_point("journal.begun")
 
     def doing(self, step: str, data: Mapping[str, Any] | None = None) -> None:
         """A side effect is about to happen; this is on the disk before it does."""

@@ -1,6 +1,8 @@
 """The service's lock: a flock on state/lock that lives as long as the process that holds it.
 
-No lock outlives its owner, so nothing ever has to be unlocked by hand. The file says who holds it. A holder that is
+No lock outlives its owner, so nothing ever has to be unlocked by hand. A program that changes something for the holder
+inherits the lock's descriptor (``ServiceLock.descriptor``): when the holder is killed, what it had begun still keeps
+the next one out until it is over, and the next one waits for that unasked. The file says who holds it. A holder that is
 alive but does not go on (stopped, or stuck in the kernel) can be overtaken: the file is replaced by another, and the
 number in state/fence, which every taking of the lock raises, shows the old holder that it is not the last one any more.
 It looks before each side effect (``check_fence``).
@@ -38,6 +40,7 @@ failpoints.register(
 _MAX = 64 * 1024
 _SHOWN = 200
 _POLL = 0.05
+_LEFT_BEHIND = 45.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class ServiceLock:
     def fence(self) -> int:
         """The number of this taking of the lock; a later one has a higher number."""
         return self.holder.fence
+
+    @property
+    def descriptor(self) -> int:
+        """What a program inherits that is to keep the lock for as long as it runs, even without us."""
+        return self._fd
 
     def check_fence(self) -> None:
         """Refuse (``fenced``) when somebody has overtaken us. To be called before each side effect."""
@@ -103,9 +111,10 @@ def acquire(
     """Take the lock of a service.
 
     ``on_wait`` hears once who holds it. Raises Locked (``locked``) after ``wait_seconds``. ``take_over`` replaces the
-    lock of a holder that lives but does not go on, once the waiting was in vain.
+    lock of a holder that lives but does not go on, once the waiting was in vain. What a holder that was killed had
+    begun is waited for unasked.
     """
-    deadline = time.monotonic() + wait_seconds
+    begun = time.monotonic()
     told = False
     while True:
         fd = _try(paths)
@@ -114,7 +123,8 @@ def acquire(
             if on_wait is not None and not told:
                 on_wait(holder)
             told = True
-            left = deadline - time.monotonic()
+            patience = max(wait_seconds, _LEFT_BEHIND) if _has_ended(holder) else wait_seconds
+            left = begun + patience - time.monotonic()
             if left > 0:
                 time.sleep(min(_POLL, left))
                 continue
@@ -148,6 +158,19 @@ def read_holder(paths: ServicePaths) -> Holder | None:
         )
     except (ValueError, TypeError, KeyError):
         return None  # just being written
+
+
+def _has_ended(holder: Holder) -> bool:
+    """The holder's process is gone, so what holds the lock is a program that it had started."""
+    if holder.host != socket.gethostname() or holder.pid <= 0:
+        return False
+    try:
+        with open(f"/proc/{holder.pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
+    except FileNotFoundError:
+        return os.path.exists("/proc/self/stat")
+    except OSError:
+        return False
 
 
 def _try(paths: ServicePaths) -> int | None:

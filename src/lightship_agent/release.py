@@ -68,7 +68,10 @@ failpoints.register(
     release__save="the release's file in state/ is about to be written",
     release__rename="the finished tree is about to get its name",
     release__made="the tree has its name",
+    release__mark="a release is about to be given another state",
+    release__marked="a release has another state",
     release__remove="a release is about to be removed",
+    release__removing="a release has lost its file in state/ and its name, and is about to lose its files",
     current__flip="current is about to be renamed",
     current__flipped="current was renamed",
 )
@@ -147,7 +150,9 @@ def mark(paths: ServicePaths, commit: str, state: str, **changes: Any) -> Releas
     if release is None:
         raise Refused("no-release", f"there is no release {commit} on this server")
     release = replace(release, state=state, **changes)
+    fail_point("release.mark")
     save(paths, release)
+    fail_point("release.marked")
     return release
 
 
@@ -312,6 +317,7 @@ def discard(paths: ServicePaths, commit: str) -> None:
     going = paths.making(commit)
     system.remove_tree(going)
     os.rename(tree, going)
+    fail_point("release.removing")
     system.remove_tree(going)
 
 

@@ -20,7 +20,12 @@ from lightship_agent.system import run
 
 __all__ = ["Booted", "Patience", "SlotReload", "TouchReload", "live_slot", "wait_until"]
 
-register(touch__before="the file that uWSGI watches is about to be touched", touch__after="it has been touched")
+register(
+    candidate__start="the release is about to be tried in a process of its own",
+    candidate__done="the release has been tried in a process of its own",
+    touch__before="the file that uWSGI watches is about to be touched",
+    touch__after="it has been touched",
+)
 
 LOOK = 0.005
 PARK_SECONDS = 3.0
@@ -99,7 +104,7 @@ class _Watched:
                 f"the container {self.container} is not running"
                 + (f" (exit status {found.exit_code}{', out of memory' if found.oom_killed else ''})" if found else ""),
                 hint="`lightship logs` shows what it said last",
-                detail={"log": self.log()},
+                detail={"log": self.log(), "out_of_memory": bool(found and found.oom_killed)},
             )
         if self._restarts is None:
             self._restarts = found.restarts
@@ -107,7 +112,7 @@ class _Watched:
             raise Refused(
                 "container-restarted",
                 f"the container {self.container} ended and was started again",
-                detail={"log": self.log()},
+                detail={"log": self.log(), "out_of_memory": found.oom_killed},
             )
 
     def log(self, lines: int = 40) -> str:
@@ -222,10 +227,12 @@ class TouchReload:
         started = time.monotonic()
         command = [self.container.python, f"{CONTAINER_CODE}/boot/entry.py", "--candidate", release]
         env = {"LIGHTSHIP_SLOT": "candidate"}
+        fail_point("candidate.start")
         done = run(
             exec_command(self.container.name, "/", command, user=self.container.user, env=env),
             timeout=self.patience.boot,
         )
+        fail_point("candidate.done")
         if done.timed_out:
             raise Refused(
                 "boot-timeout",

@@ -5,6 +5,7 @@ conversation can do either after a kill at any point (``recover``), with nothing
 engine.
 """
 
+import contextlib
 import os
 import time
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,7 @@ from lightship_agent import release as releases
 from lightship_agent import slots
 from lightship_agent.checks import Warnings, run_checks, run_migration
 from lightship_agent.container import Container, ContainerSettings
-from lightship_agent.errors import AgentFailure, Degraded, Refused, Reverted
+from lightship_agent.errors import AgentFailure, Degraded, Refused, Reverted, contained
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror
 from lightship_agent.health import HealthCheck, wait_healthy
@@ -27,13 +28,20 @@ from lightship_agent.slots import InstanceOrder, SlotOrder, Worker
 from lightship_agent.soak import Level, Watch, level
 from lightship_agent.space import protected_releases, prune_images, prune_instances, require_space
 from lightship_agent.state import ServiceState, load_state, save_state
-from lightship_agent.system import atomic_write, detached
+from lightship_agent.system import Run, atomic_write, detached
 
 __all__ = ["Rollout", "Situation", "Tools"]
 
 register(
     commit__state="the release is about to be written down as stable",
     commit__stable="the release has been written down as stable",
+    commit__env="the variables of the container that serves are about to be written down as the service's",
+    commit__released="the old slot or container has been let go",
+    activate__begin="the release is about to go live",
+    switch__begin="one container is about to take the place of the other",
+    switch__end="one container has taken the place of the other",
+    abort__begin="what was prepared is about to be undone",
+    abort__end="what was prepared has been undone",
     rollout__prepared="everything is prepared, nothing is active",
     rollout__activated="the new release is active and not verified",
     rollout__verified="the new release is verified and not stable yet",
@@ -47,13 +55,17 @@ Step = Callable[[str], ContextManager[Dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Tools:
-    """What a rollout works with. ``guard`` refuses when the lock was taken over, ``checkpoint`` after a call-off."""
+    """What a rollout works with. ``guard`` refuses when the lock was taken over, ``checkpoint`` after a call-off.
+
+    ``run`` runs a program with the lock as its own, too: what it began is over before the next rollout begins.
+    """
 
     paths: ServicePaths
     mirror: Mirror
     journal: Journal
     instances: Instances
     step: Step
+    run: Run
     guard: Callable[[], None]
     checkpoint: Callable[[], None]
     who: str
@@ -64,6 +76,7 @@ class Situation:
     """What a rollout found and decided: all that is needed to finish or to undo it. The journal keeps it.
 
     ``instance`` and ``slot`` are where the new release boots, the ``old_`` ones where the release before it runs.
+    ``state`` are the service's pointers as they were found.
     """
 
     commit: str
@@ -81,6 +94,7 @@ class Situation:
     keep: int
     health: Optional[Mapping[str, Any]]
     settings: Optional[Mapping[str, Any]]
+    state: Optional[Mapping[str, Any]] = None
 
     @property
     def health_check(self) -> Optional[HealthCheck]:
@@ -119,11 +133,12 @@ class Rollout:
         try:
             answer = rollout._prepare(request)
         except BaseException as error:
-            rollout.abort("refused", failed=isinstance(error, Refused) and error.code in BLAMES_RELEASE)
+            rollout.abort("refused", failed=isinstance(error, AgentFailure) and rollout.blames(error))
             raise
         fail_point("rollout.prepared")
         return rollout, answer
 
+    @contained
     def _prepare(self, request: PrepareRequest) -> Dict[str, Any]:
         tools, situation = self.tools, self.situation
         install_runtime(tools.paths)
@@ -169,7 +184,7 @@ class Rollout:
             tools.guard()
             tools.checkpoint()
             tools.journal.doing("migrate")
-            self.migration = run_migration(tools.step, tools.paths, container, commit, request.migrate)
+            self.migration = run_migration(tools.step, tools.paths, container, commit, request.migrate, tools.run)
             tools.journal.done("migrate")
         # In a check container, which is gone in a moment, nothing can run beside.
         optional = [check for check in request.checks if not check.required]
@@ -226,33 +241,50 @@ class Rollout:
     def abort(self, outcome: str = "aborted", *, failed: bool = False) -> None:
         """Undo what was prepared; what serves was never touched."""
         situation, tools = self.situation, self.tools
+        fail_point("abort.begin")
         if situation.replaces:
             tools.instances.remove(tools.instances.check_name(situation.instance))
             tools.instances.remove(tools.instances.name(situation.instance))
-            tools.paths.instance_file(situation.instance).unlink(missing_ok=True)
-            env_file(tools.paths, situation.instance).unlink(missing_ok=True)
+            self._forget_instance(situation.instance)
         elif situation.way == "swap":
             self._leave_only(situation.old_slot)
         if failed and releases.load(tools.paths, situation.commit) and situation.commit != situation.previous:
             releases.mark(tools.paths, situation.commit, "failed")
+        fail_point("abort.end")
         tools.journal.end(outcome)
+
+    def blames(self, error: AgentFailure) -> bool:
+        """Whether it is the release that failed, and not the engine, the machine or somebody who stopped its container.
+
+        A container that ended is the release's fault when it ran out of memory, or when it runs nothing else.
+        """
+        if error.code in ("container-down", "container-restarted"):
+            return self.situation.replaces or bool(error.detail.get("out_of_memory"))
+        return error.code in BLAMES_RELEASE
+
+    def _forget_instance(self, number: int) -> None:
+        self.tools.paths.instance_file(number).unlink(missing_ok=True)
+        env_file(self.tools.paths, number).unlink(missing_ok=True)
 
     # --- activate -----------------------------------------------------------------
 
+    @contained
     def activate(self) -> Dict[str, Any]:
         """Make the release live."""
         tools, situation = self.tools, self.situation
         tools.guard()
         tools.journal.doing("activate")
         self.activated = True
+        fail_point("activate.begin")
         with tools.step("flip"):
             if situation.replaces:
                 # Between the stop and the start nothing serves: this must go on even if this process is killed.
                 detached(self._switch_containers)
-            else:
+            elif situation.way == "swap":
                 releases.flip(tools.paths, situation.commit, tools.guard)
-                if situation.way != "swap":
-                    self._touch(self._container()).touch()
+            else:
+                # Between the flip and the touch a worker that is started anew may run what the others do not.
+                detached(self._flip_and_touch)
         flipped = time.time()
         tools.journal.done("activate")
         fail_point("rollout.activated")
@@ -262,14 +294,21 @@ class Rollout:
         """Without a proxy a published port has one owner: the old container stops, then the new one starts."""
         tools, situation = self.tools, self.situation
         instances = tools.instances
+        fail_point("switch.begin")
         old = instances.find(situation.old_instance)
         if old is not None and old.running:
             instances.stop(old.name, situation.patience)
         releases.flip(tools.paths, situation.commit, tools.guard)
         instances.start(instances.name(situation.instance))
+        fail_point("switch.end")
+
+    def _flip_and_touch(self) -> None:
+        releases.flip(self.tools.paths, self.situation.commit, self.tools.guard)
+        self._touch(self._container()).touch()
 
     # --- verify -------------------------------------------------------------------
 
+    @contained
     def verify(self) -> Dict[str, Any]:
         """See every worker run the release, the health path answer, and the release survive its soak."""
         tools, situation = self.tools, self.situation
@@ -309,6 +348,8 @@ class Rollout:
             answer = wait_healthy(check, port, self.situation.commit)
             detail.update(status=answer.status)
             if answer.problem:
+                # No answer of a container that ended says nothing of the release.
+                self._slots(container).watched.alive()
                 raise AgentFailure("unhealthy", f"release {self.situation.commit[:7]} is not healthy: {answer.problem}")
         return {"status": answer.status, "seconds": round(answer.seconds, 4)}
 
@@ -328,7 +369,25 @@ class Rollout:
         previous = state.stable if state.stable != situation.commit else state.previous
         fail_point("commit.state")
         save_state(tools.paths, replace(state, stable=situation.commit, previous=previous, instance=situation.instance))
-        fail_point("commit.stable")
+        # From here on there is no way back: what is left to do is tidying up, now or in the next conversation.
+        tools.journal.done("commit")
+        try:
+            fail_point("commit.stable")
+            pruned = self._settle(keep)
+        except (AgentFailure, OSError) as error:
+            pruned = []
+            self._tell_unfinished(error)
+        warnings = self.warnings.wait() if self.warnings else []
+        return {"stable": situation.commit, "pruned": pruned, "checks": warnings}
+
+    def _tell_unfinished(self, error: Exception) -> None:
+        with contextlib.suppress(AgentFailure), self.tools.step("tidy") as detail:
+            detail.update(problem=str(error)[:500])
+            raise AgentFailure("unfinished", "the next rollout goes on with this")
+
+    def _settle(self, keep: int) -> List[str]:
+        """Write down what has become of both releases, let go of the old one's slot or container, and prune."""
+        tools, situation = self.tools, self.situation
         settings = situation.settings or self._remembered(situation.previous)
         remembered: Dict[str, Any] = {"extra": {"container": settings}} if settings else {}
         if settings:
@@ -342,36 +401,42 @@ class Rollout:
             self._drop_old_instances()
         elif situation.way == "swap":
             self._leave_only(situation.slot)
+        fail_point("commit.released")
         tools.journal.end("done")
         pruned = prune(tools, keep)
         if situation.replaces:
             prune_instances(tools.paths, situation.instance)
             prune_images(tools.instances)
-        warnings = self.warnings.wait() if self.warnings else []
-        return {"stable": situation.commit, "pruned": pruned, "checks": warnings}
+        return pruned
 
     def _drop_old_instances(self) -> None:
         tools, situation = self.tools, self.situation
         env = env_file(tools.paths, situation.instance)
         tools.guard()
         if env.exists():
+            fail_point("commit.env")
             atomic_write(tools.paths.env, env.read_bytes(), 0o600)
         for container in tools.instances.others(situation.instance):
             tools.instances.remove(container.name)
-            env_file(tools.paths, container.instance).unlink(missing_ok=True)
-            tools.paths.instance_file(container.instance).unlink(missing_ok=True)
+            if container.instance != situation.instance:
+                self._forget_instance(container.instance)
 
     # --- revert -------------------------------------------------------------------
 
-    def revert(self, reason: str) -> Dict[str, Any]:
-        """Bring the release before this one back, and see that it serves; raises ``Degraded`` when it does not."""
+    def revert(self, reason: str, *, failed: bool = False) -> Dict[str, Any]:
+        """Bring the release before this one back, and see that it serves; raises ``Degraded`` when it does not.
+
+        ``failed`` says that it is the release that failed: it is not deployed again unasked.
+        """
         tools, situation = self.tools, self.situation
-        fail_point("revert.begin")
         tools.guard()
         tools.journal.doing("revert", {"reason": reason[:500]})
         try:
             with tools.step("revert"):
+                fail_point("revert.begin")
+                self._restore_state()
                 self._go_back()
+                fail_point("revert.end")
         except AgentFailure as error:
             tools.journal.end("degraded")
             raise Degraded(
@@ -381,25 +446,36 @@ class Rollout:
                 hint=error.hint or "`lightship status` shows what runs; `lightship rollback` tries again",
                 detail={"reason": reason, "revert": error.as_dict()},
             ) from error
-        if releases.load(tools.paths, situation.commit):
+        if failed and situation.commit != situation.previous and releases.load(tools.paths, situation.commit):
             releases.mark(tools.paths, situation.commit, "failed")
         tools.journal.end("reverted")
-        fail_point("revert.end")
         return {"current": situation.previous}
 
+    def _restore_state(self) -> None:
+        """The service's pointers as they were; a commit that failed half-way may have written new ones."""
+        tools, found = self.tools, self.situation.state
+        if found is not None:
+            now = load_state(tools.paths)
+            before = replace(ServiceState(**found), generation=now.generation)
+            if before != now:
+                save_state(tools.paths, before)
+
+    @contained
     def _go_back(self) -> None:
         tools, situation = self.tools, self.situation
         instances = tools.instances
         if situation.replaces:
+            old = instances.find(situation.old_instance)
+            if old is None and situation.old_instance:
+                # What serves now is better than nothing.
+                raise AgentFailure("container-missing", "the old container is gone")
             instances.remove(instances.name(situation.instance))
+            self._forget_instance(situation.instance)
             if situation.previous:
-                releases.flip(tools.paths, situation.previous, tools.guard)
+                self._flip_back(situation.previous)
             else:
                 tools.paths.current.unlink(missing_ok=True)
-            old = instances.find(situation.old_instance)
             if old is None:
-                if situation.old_instance:
-                    raise AgentFailure("container-missing", "the old container is gone")
                 return
             if not old.running:
                 instances.start(old.name)
@@ -409,7 +485,7 @@ class Rollout:
             return
         if situation.previous is None:
             raise AgentFailure("nothing-before", "there was no release before this one")
-        releases.flip(tools.paths, situation.previous, tools.guard)
+        self._flip_back(situation.previous)
         container = self._container()
         if situation.way != "swap":
             self._touch(container).touch()
@@ -419,6 +495,23 @@ class Rollout:
         self._wait_serving(container, situation.previous, situation.old_slot)
         if situation.way == "swap":
             self._leave_only(situation.old_slot)
+
+    def _flip_back(self, previous: str) -> None:
+        if releases.current_commit(self.tools.paths) != previous:
+            releases.flip(self.tools.paths, previous, self.tools.guard)
+
+    def finish(self) -> None:
+        """Nobody listens any more: undo what is only prepared, finish what is live."""
+        if not self.activated:
+            self.abort()
+            return
+        try:
+            if not self.verified:
+                self.verify()
+        except AgentFailure as error:
+            self.revert(error.message, failed=self.blames(error))
+            return
+        self.commit(self.situation.keep)
 
     # --- helpers ------------------------------------------------------------------
 
@@ -494,10 +587,11 @@ BLAMES_RELEASE = (
     "boot-failed",
     "boot-timeout",
     "check-failed",
-    "container-down",
-    "container-restarted",
     "migration-failed",
     "migration-timeout",
+    "not-serving",
+    "soak-failed",
+    "unhealthy",
 )
 
 
@@ -552,6 +646,7 @@ def decide(tools: Tools, request: PrepareRequest) -> Situation:
         keep=request.keep,
         health=request.health_raw,
         settings=settings,
+        state=asdict(state),
     )
 
 
@@ -603,28 +698,41 @@ def recover(tools: Tools, pending: Pending) -> Dict[str, Any]:
         rollout.abort()
         return {**told, "outcome": "aborted"}
     rollout.activated = True
-    if pending.last("revert") is not None:
-        rollout.revert("the way back was interrupted")
-        return {**told, "outcome": "reverted"}
+    committing, reverting = pending.last("commit"), pending.last("revert")
+    if reverting is None and not situation.replaces and releases.current_commit(tools.paths) != situation.commit:
+        # Nobody saw the new release yet: the old one stays.
+        rollout.abort()
+        return {**told, "outcome": "aborted"}
     try:
-        _finish_activation(rollout)
-        rollout.verify()
-    except AgentFailure as error:
-        rollout.revert(error.message)
-        return {**told, "outcome": "reverted", "reason": error.message}
-    rollout.commit(situation.keep)
-    return {**told, "outcome": "done"}
+        if reverting is not None:
+            rollout.revert("the way back was interrupted")
+            return {**told, "outcome": "reverted"}
+        return {**told, **_finish(rollout, verified=bool(committing and committing.done))}
+    except Degraded as error:
+        # What can be done was tried. The rollout that comes now is what may help.
+        return {**told, "outcome": "degraded", "reason": error.message}
 
 
+def _finish(rollout: Rollout, *, verified: bool) -> Dict[str, Any]:
+    """Bring a rollout that went live to its end. What was written down as stable is not questioned again."""
+    if not verified:
+        try:
+            _finish_activation(rollout)
+            rollout.verify()
+        except AgentFailure as error:
+            rollout.revert(error.message, failed=rollout.blames(error))
+            return {"outcome": "reverted", "reason": error.message}
+    rollout.commit(rollout.situation.keep)
+    return {"outcome": "done"}
+
+
+@contained
 def _finish_activation(rollout: Rollout) -> None:
     """Do again what of ``activate`` may not have happened; doing it twice changes nothing."""
     tools, situation = rollout.tools, rollout.situation
     if situation.replaces:
         rollout._switch_containers()
         return
-    if releases.current_commit(tools.paths) != situation.commit:
-        # Nobody saw the new release yet: the old one stays.
-        raise AgentFailure("interrupted", "the rollout was interrupted before the flip")
     container = rollout._container()
     if not container.running:
         tools.instances.start(container.name)
@@ -634,7 +742,7 @@ def _finish_activation(rollout: Rollout) -> None:
 
 def revert_or_raise(rollout: Rollout, error: AgentFailure) -> Reverted:
     """Go back after a failed verification; returns what to raise."""
-    rollout.revert(error.message)
+    rollout.revert(error.message, failed=rollout.blames(error))
     back = (rollout.situation.previous or "nothing")[:7]
     return Reverted(
         error.code,

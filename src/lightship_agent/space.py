@@ -8,12 +8,19 @@ from lightship_agent import release as releases
 from lightship_agent import slots
 from lightship_agent.container import LABEL_ROOT, LABEL_SERVICE
 from lightship_agent.errors import AgentFailure, Refused
+from lightship_agent.failpoints import fail_point, register
 from lightship_agent.instance import Instances
 from lightship_agent.paths import ServicePaths
 from lightship_agent.state import load_state
 from lightship_agent.system import disk_free, remove_tree
 
 __all__ = ["MARGIN_BYTES", "MARGIN_INODES", "protected_releases", "prune_images", "prune_instances", "require_space"]
+
+register(
+    prune__instance="what a container that is gone said of itself is about to be removed",
+    prune__image="an image that nothing needs any more is about to be removed",
+    prune__end="all is removed that is past retention",
+)
 
 MARGIN_BYTES = 64 * 1024 * 1024
 MARGIN_INODES = 1000
@@ -59,6 +66,7 @@ def prune_instances(paths: ServicePaths, instance: int) -> None:
     """Remove what instances that are gone said of themselves."""
     for path in paths.runs.iterdir():
         if path.name.isdigit() and int(path.name) != instance:
+            fail_point("prune.instance")
             remove_tree(path)
 
 
@@ -77,7 +85,9 @@ def prune_images(instances: Instances) -> None:
     for name in listed:
         if name not in kept and "<none>" not in name:
             instances.guard()
+            fail_point("prune.image")
             try:
                 instances.engine.command(["docker", "image", "rm", "--", name], f"remove the image {name}")
             except AgentFailure:
                 continue  # another container uses it: it is not ours to remove
+    fail_point("prune.end")

@@ -5,10 +5,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
 from lightship_agent.errors import AgentFailure
+from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import ServicePaths
 from lightship_agent.system import atomic_write, read_trusted
 
 __all__ = ["ServiceState", "load_state", "save_state"]
+
+register(
+    state__save="the service's pointers are about to be written",
+    state__saved="the service's pointers have been written",
+)
 
 
 @dataclass(frozen=True)
@@ -49,4 +55,6 @@ def load_state(paths: ServicePaths) -> ServiceState:
 
 def save_state(paths: ServicePaths, state: ServiceState) -> None:
     """Write the state, on the disk when this returns."""
+    fail_point("state.save")
     atomic_write(paths.state / "state.json", json.dumps(asdict(state)).encode("utf-8"), 0o600)
+    fail_point("state.saved")

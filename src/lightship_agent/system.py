@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Union, cast
 
+from lightship_agent import failpoints
 from lightship_agent.errors import AgentFailure
 
 __all__ = [
@@ -167,7 +168,7 @@ class _Output:
             self._on_line(self._name, text)
 
 
-def run(
+def run(  # noqa: PLR0913 (all but one by name)
     argv: Sequence[str],
     *,
     cwd: PathLike | None = None,
@@ -178,12 +179,14 @@ def run(
     on_line: OnLine | None = None,
     max_output: int = 1024 * 1024,
     umask: int = 0o022,
+    inherit: Sequence[int] = (),
 ) -> Completed:
     """Run a program to its end, in a process group of its own, which is killed whole after ``timeout`` seconds.
 
     ``env`` replaces the environment. Each stream keeps at most about ``max_output`` bytes (head and tail, with a marker
     between, and ``truncated`` set). ``on_line`` hears each line as it comes. With ``hold_input`` the program's input is
-    open and silent for as long as this process lives, so that it can notice our end.
+    open and silent for as long as this process lives, so that it can notice our end. ``inherit`` are descriptors that
+    it keeps open: a lock on one of them lasts as long as the program, even when this process is killed before.
     """
     begun = time.monotonic()
     process = _start(
@@ -192,6 +195,7 @@ def run(
         env=env,
         stdin=subprocess.DEVNULL if input is None and not hold_input else subprocess.PIPE,
         umask=umask,
+        inherit=inherit,
     )
     assert process.stdout is not None and process.stderr is not None  # noqa: S101 (for the type checker)
     streams = {
@@ -231,6 +235,7 @@ def _start(
     stdin: int,
     umask: int,
     stderr: int = subprocess.PIPE,
+    inherit: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     if isinstance(argv, (str, bytes)) or not argv or any("\0" in word for word in argv):
         raise AgentFailure("bad-command", "a command is a list of words without NUL")
@@ -245,6 +250,7 @@ def _start(
             start_new_session=True,
             umask=umask,
             bufsize=0,
+            pass_fds=tuple(inherit),
         )
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
         raise AgentFailure(
@@ -323,9 +329,11 @@ def detached(work: Callable[[], None]) -> None:
     raises is raised here.
     """
     reader, writer = os.pipe()
+    agent = os.getpid()
     child = os.fork()
     if child == 0:
-        _in_child(work, writer)
+        with failpoints.in_child(agent):
+            _in_child(work, writer)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         told = pipe.read()

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lightship.errors import LightshipError, TransportError, error_for
+from lightship.transport import failpoints
 from lightship.transport.base import MAX_LINE, Channel, Transport
 from lightship_agent.protocol import VERSION
 
@@ -72,6 +73,7 @@ class Conversation:
         """
         if self._broken is not None:
             raise self._broken
+        failpoints.ask(op)
         self._next_id += 1
         number = self._next_id
         line = json.dumps({"id": number, "op": op, "args": dict(args or {})}, separators=(",", ":")).encode()
@@ -85,7 +87,9 @@ class Conversation:
             except TransportError as failed:
                 self._break(self._with_last_words(failed.message))
             async with asyncio.timeout(timeout):
-                return await future
+                answer = await future
+            failpoints.answered(op)
+            return answer
         except TimeoutError:
             error = TransportError(f"{self.server} did not answer {op!r} within {timeout:g} s", code="timeout")
             self._break(error)

@@ -1,0 +1,46 @@
+"""Named places where a test makes the controller die, stop or fail: before and after each operation of an agent.
+
+They do nothing unless the environment holds LIGHTSHIP_TESTING=1, and LIGHTSHIP_FAILPOINTS names them, in the same words
+as the agent's own (``lightship_agent.failpoints``): ``ask.activate=kill,answered.verify=error``. Both sides pass over
+the names that are not theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from lightship.errors import TransportError
+from lightship_agent.protocol import OPERATIONS
+
+__all__ = ["FAIL_POINTS", "answered", "ask"]
+
+FAIL_POINTS = tuple(f"{moment}.{op}" for op in OPERATIONS for moment in ("ask", "answered"))
+"""All of them; ``ask.<operation>`` is right before it is sent, ``answered.<operation>`` right after its answer came."""
+
+
+def ask(op: str) -> None:
+    """An operation is about to be sent."""
+    _fail_point(f"ask.{op}")
+
+
+def answered(op: str) -> None:
+    """An operation was answered."""
+    _fail_point(f"answered.{op}")
+
+
+def _fail_point(name: str) -> None:
+    if os.environ.get("LIGHTSHIP_TESTING") != "1":
+        return
+    if name not in FAIL_POINTS:
+        raise LookupError(f"there is no fail point {name}")
+    for entry in os.environ.get("LIGHTSHIP_FAILPOINTS", "").split(","):
+        point, _, action = entry.strip().partition("=")
+        if point != name:
+            continue
+        if action in ("kill", "stop"):
+            os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+        elif action == "error":
+            raise TransportError(f"the fail point {name} was hit", code="fail-point")
+        else:
+            raise LookupError(f"the fail point {name} has no action {action!r}")
