@@ -67,23 +67,31 @@ def signature(path):
     return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-def all_parked(slot):
-    """Whether every worker of the slot that said anything says it is parked, or only ready: none has a request."""
+def announced(slot):
+    """What the workers of a slot say; None for one that says nothing that can be read."""
     folder = os.path.join(RUN, "slots", slot)
     try:
         names = os.listdir(folder)
     except OSError:
-        return True
-    states = [
+        return []
+    return [
         read_json(os.path.join(folder, name)) for name in names if name.startswith("worker-") and name.endswith(".json")
     ]
-    return all(state is not None and state.get("state") in ("parked", "ready") for state in states)
+
+
+def all_parked(slot):
+    """Whether every worker of the slot that said anything says it is parked, or only ready: none has a request."""
+    return all(worker is not None and worker.get("state") in ("parked", "ready") for worker in announced(slot))
+
+
+def never_served(slot):
+    """Whether the slot is still booting or waits at its gate: it has no request that could be cut off."""
+    return all(worker is not None and worker.get("state") == "ready" for worker in announced(slot))
 
 
 def workers_gone(slot):
     """Whether every worker that the slot announced has ended, even if the master has not noticed it yet."""
-    folder = os.path.join(RUN, "slots", slot)
-    workers = [read_json(os.path.join(folder, name)) for name in os.listdir(folder) if name.startswith("worker-")]
+    workers = announced(slot)
     for worker in workers:
         try:
             with open("/proc/%d/stat" % worker["pid"]) as file:
@@ -154,7 +162,11 @@ class Keeper:
                 return
             if not slot.stopping:
                 slot.stopping = True
+                at_once = never_served(slot.name)
                 self.call(supervisor().stopProcess, slot, NOT_RUNNING)
+                if at_once and info["pid"]:
+                    # uWSGI loses a TERM that comes before its hook is in place, and would wait out `stopwaitsecs`.
+                    os.killpg(info["pid"], signal.SIGKILL)
             return
         if state == "STOPPING":
             if info["pid"] and workers_gone(slot.name):
@@ -190,7 +202,11 @@ class Keeper:
 
 def main():
     keeper = Keeper()
+    own = signature(__file__)
     while True:
+        if signature(__file__) != own:
+            # A newer lightship brought a newer keeper: become it. What runs already is adopted.
+            os.execv(sys.executable, [sys.executable, "-I", "-S", __file__])  # noqa: S606 - no shell is wanted
         try:
             keeper.look()
         except Exception as error:
