@@ -1,5 +1,8 @@
 """The health path over HTTP: one GET, answered as it should be, by the release that should answer."""
 
+import contextlib
+import socket
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence, Tuple
@@ -56,8 +59,14 @@ def ask(check: HealthCheck, port: int, release: str) -> HealthAnswer:
 
     started = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=check.timeout)
+    # The connection's own limit is for each read: a byte at a time would keep it, for ever.
+    watch: Optional[threading.Timer] = None
     try:
         headers = {"Host": check.host, "User-Agent": "lightship-health", "Connection": "close"}
+        connection.connect()
+        watch = threading.Timer(check.timeout, _hang_up, [connection.sock])
+        watch.daemon = True
+        watch.start()
         connection.request("GET", check.path, headers=headers)
         response = connection.getresponse()
         body = response.read(MAX_BODY)
@@ -65,11 +74,21 @@ def ask(check: HealthCheck, port: int, release: str) -> HealthAnswer:
         problem = f"no answer: {type(error).__name__}: {error}"[:300]
         return HealthAnswer(None, time.monotonic() - started, "", problem)
     finally:
+        if watch is not None:
+            watch.cancel()
         connection.close()
+    if time.monotonic() - started > check.timeout:
+        problem = f"{check.path} took longer than {check.timeout:g} s to answer"
+        return HealthAnswer(response.status, time.monotonic() - started, "", problem)
     seen = response.headers.get("X-Release") or ""
     return HealthAnswer(
         response.status, time.monotonic() - started, seen, _problem(check, response.status, body, seen, release)
     )
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _problem(check: HealthCheck, status: int, body: bytes, seen: str, release: str) -> str:

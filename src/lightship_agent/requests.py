@@ -16,6 +16,7 @@ KINDS = ("code", "container", "full")
 RELOADS = ("swap", "touch", "chain")
 APP = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?")
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._/:@-]{0,300}")
+LONGEST_HEALTH = 3600.0
 T = TypeVar("T")
 
 
@@ -218,8 +219,10 @@ def _health(found: Optional[Mapping[str, Any]]) -> Optional[HealthCheck]:
         return None
     try:
         check = HealthCheck.parse(found)
-    except (KeyError, ValueError, TypeError) as error:
-        raise ProtocolError("bad-value", f"health: {error}") from None
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ProtocolError("bad-value", f"health: {printable(str(error))}") from None
+    if not 0 < check.timeout <= LONGEST_HEALTH or (check.body is not None and not _is_text(check.body)):
+        raise ProtocolError("bad-value", "health: the timeout or the body is not one that can be waited for")
     if not re.fullmatch(r"/[!-~]*", check.path) or not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", check.host):
         raise ProtocolError("bad-value", "health: the path or the host holds characters that have no place there")
     return check

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import selectors
-import shutil
 import signal
 import stat
 import subprocess
@@ -64,6 +63,7 @@ MAX_LINE = 16 * 1024
 _CHUNK = 64 * 1024
 _GRACE = 2.0
 _DRAIN = 0.5
+_REMOVAL_SECONDS = 300.0
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _NOT_THERE = (errno.ENOENT,)
 _WRONG_KIND = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.EISDIR)
@@ -482,16 +482,54 @@ def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all below, following no link even if one is swapped in meanwhile; missing is fine."""
-    if not shutil.rmtree.avoids_symlink_attacks:
-        raise AgentFailure("unsafe-system", "this Python cannot remove a tree safely against link swaps")
+    """Remove a directory and all below, following no link even if one is swapped in meanwhile; missing is fine.
+
+    However deep it is: directories are moved up to the top before they are emptied, so that neither the stack nor the
+    descriptors grow with what somebody else has made. Who keeps writing there is not raced for ever.
+    """
     try:
-        found = os.lstat(path)
+        top = _open_at(None, str(path), os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return
-    if not stat.S_ISDIR(found.st_mode):
-        raise AgentFailure("wrong-kind", f"{path} is not a directory")
-    shutil.rmtree(path)
+    deadline = time.monotonic() + _REMOVAL_SECONDS
+    try:
+        while names := os.listdir(top):
+            if time.monotonic() > deadline:
+                raise AgentFailure("busy", f"{path} could not be removed within {_REMOVAL_SECONDS:g} s")
+            for name in names:
+                if not _unlinked(top, name):
+                    _move_up(top, name)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def _unlinked(directory: int, name: str) -> bool:
+    """Remove a file or a link; False for a directory that is not empty."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return True
+    except IsADirectoryError:
+        try:
+            os.rmdir(name, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+    return True
+
+
+def _move_up(top: int, name: str) -> None:
+    """Remove the files of a directory and move its directories up."""
+    inner = _open_at(top, name, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for entry in os.listdir(inner):
+            if not _unlinked(inner, entry):
+                os.rename(entry, f".{os.urandom(8).hex()}", src_dir_fd=inner, dst_dir_fd=top)
+    finally:
+        os.close(inner)
+    _unlinked(top, name)
 
 
 @dataclass(frozen=True)

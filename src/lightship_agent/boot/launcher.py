@@ -71,7 +71,8 @@ def prepare_shared(shared):
                 os.mkdir(folder)
             except FileExistsError:
                 continue
-            os.chown(folder, user.pw_uid, user.pw_gid)
+            # The parent may be the workers' own, who could put a link here meanwhile.
+            os.chown(folder, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
 
 def become_uwsgi(slot):
