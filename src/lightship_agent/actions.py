@@ -61,6 +61,8 @@ class Actions:
     def perform(self, operation: str, args: Mapping[str, Any]) -> Dict[str, Any]:
         """Do one operation; raises ``AgentFailure``."""
         if operation == "hello":
+            if self._paths is not None:
+                raise ProtocolError("hello-twice", "a conversation has one hello, and this one had it")
             return self._hello(args)
         if self._paths is None:
             raise ProtocolError("no-hello", f"{operation} came before hello")
@@ -86,18 +88,19 @@ class Actions:
                 f"this agent speaks protocol {protocol.VERSION}, the controller {printable(args.get('protocol'))}",
                 hint="run the same version of lightship on both sides",
             )
-        paths = self._paths = ServicePaths.at(
-            _absolute(read.text("root", "/srv/lightship")), valid_service(args.get("service"))
-        )
-        self._prefix = valid_service(args.get("container") or paths.service, "container")
+        paths = ServicePaths.at(_absolute(read.text("root", "/srv/lightship")), valid_service(args.get("service")))
+        wanted = args.get("container")
+        self._prefix = valid_service(paths.service if wanted is None else wanted, "container")
         self._who = read.text("who", "")
+        why, wait, lock = read.text("why", ""), read.seconds("wait", 0.0), read.flag("lock")
+        self._paths = paths
         self._engine = Engine(self._run)
         self._journal = Journal(paths)
         self._mirror = Mirror(paths, self._run)
         self._instances = Instances(paths, self._engine, self._prefix, self._guard)
         recovered = None
-        if read.flag("lock"):
-            recovered = self._take_lock(read)
+        if lock:
+            recovered = self._take_lock(why, wait)
         return {
             "protocol": protocol.VERSION,
             "agent": VERSION,
@@ -106,13 +109,13 @@ class Actions:
             "facts": facts.gather(paths, self._instances, self._journal),
         }
 
-    def _take_lock(self, read: Reader) -> Optional[Dict[str, Any]]:
+    def _take_lock(self, why: str, wait: float) -> Optional[Dict[str, Any]]:
         make_directories(self._known_paths)
         self._lock = locks.acquire(
             self._known_paths,
             who=self._who,
-            why=read.text("why", ""),
-            wait_seconds=read.seconds("wait", 0.0),
+            why=why,
+            wait_seconds=wait,
             on_wait=lambda holder: self._emit(
                 {
                     "event": "step",
@@ -193,7 +196,10 @@ class Actions:
         read = Reader(args)
         wanted = args.get("commit")
         commit = valid_commit(wanted) if wanted is not None else None
-        url, ref = valid_url(args.get("repository")), valid_branch(args.get("ref") or "HEAD", "ref")
+        named = args.get("ref")
+        url, ref = valid_url(args.get("repository")), valid_branch("HEAD" if named is None else named, "ref")
+        # All of the arguments first: a wrong one is refused before anything is fetched.
+        globs, migrations, env = read.texts("infra"), read.texts("migrations"), read.environment("env")
         if commit is None or not self._mirror.has_commit(commit):
             with self._step("fetch"), self._mirror_lock():
                 require_space(self._known_paths.home, "a fetch")
@@ -202,7 +208,6 @@ class Actions:
         if live and not self._mirror.has_commit(live):
             live = None
         info = self._mirror.commit_info(commit)
-        globs = read.texts("infra")
         answer: Dict[str, Any] = {
             "commit": commit,
             "subject": info.subject,
@@ -210,9 +215,9 @@ class Actions:
             "time": info.time,
             "live": live,
             "infra": self._mirror.infra_files(commit, globs),
-            "env_changed": self._env_changed(args, read),
+            "env_changed": args.get("env") is not None and self._env_changed(env),
         }
-        return {**answer, **self._compared(live, commit, globs, read.texts("migrations"))}
+        return {**answer, **self._compared(live, commit, globs, migrations)}
 
     def _compared(
         self, live: Optional[str], commit: str, globs: Sequence[str], migrations: Sequence[str]
@@ -234,10 +239,8 @@ class Actions:
             "migrations": _matching([one.path for one in files if one.status != "D"], migrations),
         }
 
-    def _env_changed(self, args: Mapping[str, Any], read: Reader) -> bool:
-        if args.get("env") is None:
-            return False
-        return read_trusted(self._known_paths.env, 1024 * 1024) != render_env(read.environment("env"))
+    def _env_changed(self, env: Mapping[str, str]) -> bool:
+        return read_trusted(self._known_paths.env, 1024 * 1024) != render_env(env)
 
     @contextmanager
     def _mirror_lock(self) -> Iterator[None]:
@@ -296,14 +299,15 @@ class Actions:
         """Build the image from a clean tree of the commit, unless there is one of that tag."""
         read = Reader(args)
         commit, tag = valid_commit(args.get("commit")), read.text("tag", None, IMAGE)
+        context, dockerfile = _inside(read.text("context", ".")), _inside(read.text("dockerfile", "Dockerfile"))
+        build_arguments, labels = read.table("args"), read.table("labels")
         started = time.monotonic()
         known = self._engine.image_id(tag)
         if known:
             return {"image_id": known, "built": False, "seconds": 0.0}
-        context, dockerfile = _inside(read.text("context", ".")), _inside(read.text("dockerfile", "Dockerfile"))
         with self._step("build"), self._clean_tree(commit) as folder:
-            labels = {**read.table("labels"), LABEL_ROOT: str(self._known_paths.home)}
-            command = build_command(tag, dockerfile, os.path.join(folder, context), read.table("args"), labels)
+            labels = {**labels, LABEL_ROOT: str(self._known_paths.home)}
+            command = build_command(tag, dockerfile, os.path.join(folder, context), build_arguments, labels)
             fail_point("build.start")
             # Without the lock: what a build that outlived us adds to the engine's images is in nobody's way.
             what = f"build the image of {commit[:7]}"
@@ -366,9 +370,13 @@ class Actions:
         return self._rollout
 
     def _activate(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+        if self._open_rollout("activate").activated:
+            raise ProtocolError("activated", "the release was activated before")
         return self._live("activate", rollout.Rollout.activate)
 
     def _verify(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+        if not self._open_rollout("verify").activated:
+            raise ProtocolError("not-activated", "verify came before activate")
         return self._live("verify", rollout.Rollout.verify)
 
     def _live(self, operation: str, phase: Callable[[rollout.Rollout], Dict[str, Any]]) -> Dict[str, Any]:
@@ -398,8 +406,11 @@ class Actions:
         return current.revert("the controller asked for it")
 
     def _abort(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
-        current, self._rollout = self._rollout, None
-        if current is not None and not current.activated:
+        current = self._rollout
+        if current is not None and current.activated:
+            raise ProtocolError("activated", "the release is active: it can be verified or reverted, and not aborted")
+        self._rollout = None
+        if current is not None:
             current.abort()
         return {}
 
