@@ -5,7 +5,7 @@ UNIT := tests/unit tests/contract
 export GIT_CONFIG_NOSYSTEM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine demo test unit lint format bench lock clean
+.PHONY: help setup engine demo test unit lint format bench soak lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: lint engine ## lint, then every test on the real engine
 
 bench: setup engine ## the measured promises, as ratios
 	@$(VENV)/python -m benchmarks $(ARGS)
+
+soak: setup engine ## N=200 deploys in a row, good and broken, under load: nothing fails, nothing grows
+	@PYTHONPATH=tests $(VENV)/python -m support.endurance --deploys $(or $(N),200)
 
 format: setup ## put the sources in order
 	@$(VENV)/ruff check --fix .

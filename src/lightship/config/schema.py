@@ -269,7 +269,7 @@ class Service(_Model):
         120.0, ge=1, le=3600, description="Seconds until the new code must be ready to serve.", examples=[30]
     )
     soak: float = Field(
-        0.0,
+        0.5,
         ge=0,
         le=3600,
         description="Seconds for which a release is watched after the switch, before it counts as stable: its workers, "
