@@ -109,11 +109,17 @@ _BY_OUTCOME: dict[str, type[LightshipError]] = {
 
 def error_for(payload: Mapping[str, Any]) -> LightshipError:
     """The exception for an agent's error object (``lightship_agent.protocol``), chosen by its ``outcome``."""
-    cls = _BY_OUTCOME.get(str(payload.get("outcome", "failed")), AgentError)
+    outcome = payload.get("outcome")
+    cls = _BY_OUTCOME.get(outcome, AgentError) if isinstance(outcome, str) else AgentError
     detail = payload.get("detail")
+
+    def text(key: str, default: str = "") -> str:
+        value = payload.get(key)
+        return value if isinstance(value, str) else default
+
     return cls(
-        str(payload.get("message", "the agent failed without a message")),
-        hint=str(payload.get("hint", "")),
-        code=str(payload.get("code", "")),
+        text("message", "the agent failed without a message"),
+        hint=text("hint"),
+        code=text("code"),
         detail=detail if isinstance(detail, Mapping) else None,
     )

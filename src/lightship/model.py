@@ -37,6 +37,7 @@ Kind = Literal["nothing", "code", "container", "full"]
 Outcome = Literal["done", "nothing", "refused", "reverted", "degraded", "aborted"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_LARGEST = 2**63
 _T = TypeVar("_T")
 
 
@@ -65,6 +66,8 @@ class _Reader:
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
             raise _wrong(self._at(key), what, value)
+        if isinstance(value, (int, float)) and not -_LARGEST <= value <= _LARGEST:  # NaN is not, either
+            raise _wrong(self._at(key), f"{what} within reason", value)
         return value
 
     def text(self, key: str, default: Any = "") -> str:
@@ -125,7 +128,9 @@ _REQUIRED = object()
 
 
 def _wrong(where: str, what: str, value: object) -> TransportError:
-    shown = "missing" if value is None else f"{type(value).__name__} {str(value)[:80]!r}"
+    # Only texts and numbers are written out: a list may be as deep as it likes.
+    text = f" {str(value)[:80]!r}" if isinstance(value, (str, int, float)) else ""
+    shown = "missing" if value is None else f"{type(value).__name__}{text}"
     return TransportError(
         f"the agent's answer is not understood: {where} is to be {what}, and is {shown}",
         code="protocol",

@@ -15,6 +15,8 @@ from lightship.transport.conversation import PROTOCOL, Conversation
 __all__ = ["Hello", "Session"]
 
 _WARNING_LINES = 20
+#: A step that took longer says nothing.
+_LONGEST = 1e9
 
 
 class Hello:
@@ -132,7 +134,8 @@ class Session:
             return
         step, state = str(message.get("step", "step")), message.get("state")
         given = message.get("seconds")
-        seconds = float(given) if isinstance(given, (int, float)) else 0.0
+        # JSON has numbers of any size, and Python's also takes NaN.
+        seconds = float(given) if isinstance(given, (int, float)) and 0 <= given < _LONGEST else 0.0
         detail = message.get("detail")
         detail = detail if isinstance(detail, Mapping) else {}
         if state == "start":

@@ -23,8 +23,25 @@ __all__ = ["PROTOCOL", "Conversation", "EventHandler"]
 #: The version of the protocol that ``hello`` offers.
 PROTOCOL = VERSION
 
+_DEEPEST = 40
+
 #: Gets each event that the agent sends while a request is under way.
 EventHandler = Callable[[Mapping[str, Any]], None]
+
+
+def _too_deep(message: object) -> bool:
+    """Whether values lie deeper in one another than in any answer; what works on them later goes down by calls."""
+    level = [message]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return True
 
 
 class Conversation:
@@ -125,6 +142,9 @@ class Conversation:
                 self._take(line)
         except LightshipError as error:
             self._break(error)
+        except Exception as error:
+            # Whatever it was that could not be understood or told on: who waits for an answer must not wait for ever.
+            self._break(TransportError(f"{self.server}: {type(error).__name__}: {error}"[:500], code="protocol"))
         else:
             self._break(self._with_last_words("the agent ended in the middle of the conversation"))
 
@@ -159,6 +179,8 @@ class Conversation:
             raise self._protocol_error(f"a line that is not JSON: {line[:200]!r}") from error
         if not isinstance(message, dict):
             raise self._protocol_error(f"a line that is not an object: {line[:200]!r}")
+        if _too_deep(message):
+            raise self._protocol_error(f"a line that is nested too deep: {line[:200]!r}")
         return message
 
     def _protocol_error(self, what: str) -> TransportError:
