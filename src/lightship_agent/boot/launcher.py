@@ -20,6 +20,7 @@ INSTANCE = os.environ.get("LIGHTSHIP_INSTANCE", "1")
 HOLDER = "2"
 # Supervisor starts a live slot that ended at once, again and again: leave a second between two tries.
 RETRY_SECONDS = 1.0
+SILENT = "its process ended before it was up, without an error of Python's: killed (out of memory?), or by itself"
 
 
 def read_json(path):
@@ -31,9 +32,14 @@ def read_json(path):
 
 
 def write_json(path, value):
-    with open(path + ".new", "w", encoding="utf-8") as file:
+    """Write a file in one piece. The folder is the workers' own: what they may have put in the way is not followed."""
+    temporary = path + ".new"
+    if os.path.lexists(temporary):
+        os.unlink(temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(value, file)
-    os.rename(path + ".new", path)
+    os.rename(temporary, path)
 
 
 def instance_settings():
@@ -45,6 +51,17 @@ def is_live(release):
         return os.path.basename(os.readlink(os.path.join(CODE, "current"))) == release
     except OSError:
         return False
+
+
+def tried_before(folder, order):
+    """Whether this very order was begun already, and came neither up nor to an error of its own.
+
+    That is a process which was killed (out of memory, say) or which ended itself without a word. It would do so again,
+    and whoever waits for it would wait until the time for a boot is over.
+    """
+    begun = read_json(os.path.join(folder, "order.json"))
+    booted = read_json(os.path.join(folder, "booted.json"))
+    return begun == order and (booted or {}).get("generation") != order["generation"]
 
 
 def prepare_folder(slot):
@@ -91,10 +108,15 @@ def main():
         order = (settings.get("slots") or {}).get(slot)
         if order is None:
             return
-        failure = read_json(os.path.join(RUN, "slots", slot, "failed.json"))
-        if failure and failure.get("generation") == order["generation"]:
+        folder = os.path.join(RUN, "slots", slot)
+        failure = read_json(os.path.join(folder, "failed.json"))
+        silent = tried_before(folder, order)
+        if silent or (failure and failure.get("generation") == order["generation"]):
             if not is_live(order["release"]):
-                return  # a candidate is tried once; what is live is tried until it comes up
+                # A candidate is tried once; what is live is tried until it comes up.
+                if silent and not failure:
+                    write_json(os.path.join(folder, "failed.json"), {**order, "error": SILENT, "traceback": ""})
+                return
             time.sleep(RETRY_SECONDS)
     prepare_folder(slot)
     prepare_shared(settings.get("shared") or ())
