@@ -173,12 +173,13 @@ class Site:
         environment: Mapping[str, str] | None = None,
         timeout: float = 300,
         expect: int | None = None,
+        folder: Path | None = None,
     ) -> Said:
-        """Run a `lightship` command on this service."""
+        """Run a `lightship` command on this service, from beside its lightship.yml or from another folder."""
         started = time.monotonic()
         done = subprocess.run(
             [str(LIGHTSHIP), *arguments],
-            cwd=self.folder,
+            cwd=folder or self.folder,
             env={**os.environ, **self.environment, **(environment or {})},
             capture_output=True,
             text=True,
@@ -237,14 +238,34 @@ class Site:
         """A load on the service, to be used as a context."""
         return Load(self.url + "/", rate=rate, seconds=seconds, **options)
 
-    def observer(self, seconds: float = 120) -> Observer:
+    def observer(self, seconds: float = 120, **options: Any) -> Observer:
         """A 1 kHz observer of `current`, to be used as a context."""
-        return Observer(self.home / "code" / "current", seconds=seconds)
+        return Observer(self.home / "code" / "current", seconds=seconds, **options)
 
     def container(self) -> str:
         """The name of the container that serves."""
         state = json.loads((self.home / "state" / "state.json").read_text())
         return f"{self.name}-{state['instance']}"
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Every worker as `lightship status` tells of it."""
+        slots = self.run("status", "--json").result["servers"][0]["facts"]["slots"]
+        return [worker for slot in slots.values() for worker in slot["workers"]]
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a command that changes nothing must leave as it is: each file on the server, processes, the container.
+
+        Left out are the lock, whose number grows with each holder, and the mirror, which a plan may fetch into.
+        """
+        shown = self.engine.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", self.container())
+        files: dict[str, Any] = {}
+        for path in sorted((*self.home.glob("state/**/*"), *self.home.glob("code/**/*"))):
+            found = path.lstat()
+            if path.name in ("lock", "fence", "mirror.lock") or "__pycache__" in path.parts:
+                continue
+            written = () if path.is_dir() and not path.is_symlink() else (found.st_size, found.st_mtime_ns)
+            files[str(path.relative_to(self.home))] = (found.st_ino, found.st_mode, *written)
+        return {"container": shown, "files": files, "workers": self.workers(), "containers": self.containers()}
 
     def containers(self) -> list[str]:
         """All the containers of the service, stopped ones too."""
