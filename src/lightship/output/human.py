@@ -6,6 +6,7 @@ honoured. rich is imported only for the live view, and only once the agent is at
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections import deque
@@ -48,8 +49,16 @@ def colours(stream: TextIO, environment: Mapping[str, str] | None = None) -> boo
 
 
 def show(lines: Iterable[Line], stream: TextIO | None = None) -> None:
-    """Write lines; a closed pipe is not an error."""
+    """Write lines; a closed pipe is not an error.
+
+    `lightship deploy | head -1` leaves nobody to read on in the middle of a deploy, which goes on to its end.
+    """
     stream = stream or sys.stdout
+    with contextlib.suppress(BrokenPipeError):
+        _write(lines, stream)
+
+
+def _write(lines: Iterable[Line], stream: TextIO) -> None:
     coloured = colours(stream)
     for line in lines:
         text = "".join(f"{_ANSI[style]}{text}\x1b[0m" if coloured and style and text else text for text, style in line)
