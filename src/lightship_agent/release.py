@@ -330,6 +330,10 @@ def clean_unfinished(paths: ServicePaths) -> list[str]:
     for name in _names(paths.state):
         if name.startswith(".index-"):
             os.unlink(paths.state / name)
+        elif name.startswith("build-") and _is_directory(paths.state / name):
+            system.remove_tree(paths.state / name)
+        elif name.startswith("build-"):
+            os.unlink(paths.state / name)
     for name in _names(paths.releases):
         if name.startswith(_MAKING):
             system.remove_tree(paths.releases / name)

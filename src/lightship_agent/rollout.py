@@ -402,11 +402,11 @@ class Rollout:
         elif situation.way == "swap":
             self._leave_only(situation.slot)
         fail_point("commit.released")
-        tools.journal.end("done")
         pruned = prune(tools, keep)
         if situation.replaces:
             prune_instances(tools.paths, situation.instance)
             prune_images(tools.instances)
+        tools.journal.end("done")
         return pruned
 
     def _drop_old_instances(self) -> None:

@@ -258,6 +258,11 @@ class Load:
         """What was answered until now, while the load goes on."""
         return LoadReport.of(list(self._child.reports))
 
+    def since(self, mark: int) -> tuple[LoadReport, int]:
+        """What was answered since an earlier look (0 is the beginning), and the mark for the next one."""
+        lines = list(self._child.reports[mark:])
+        return LoadReport.of(lines), mark + len(lines)
+
     @property
     def running(self) -> bool:
         """Whether requests still go out."""
