@@ -137,8 +137,7 @@ class _Validation:
     def service(self, name: str, own: Any, defaults: dict[str, Any]) -> Service | None:
         from pydantic import ValidationError  # noqa: PLC0415
 
-        from lightship.config.schema import Service  # noqa: PLC0415
-
+        model = _service_model()
         place = ("services", name)
         try:
             SERVICE(name)
@@ -153,7 +152,7 @@ class _Validation:
                 self.add((*where, "name"), "is not a key: a service's name is its key under services")
         merged = {**_merge(defaults, own), "name": name}
         try:
-            return Service.model_validate(merged)
+            return model.model_validate(merged)
         except ValidationError as error:
             found = error.errors(include_url=False)
             for details in found:
@@ -194,6 +193,21 @@ class _Validation:
         self.problems.append(
             Problem(self.document.file, line, column, text, rule, shown(value[0]) if value else "", hint)
         )
+
+
+def _service_model() -> type[Service]:
+    """The schema of a service, made without Pydantic's plugins: to look for some takes longer than to read the file."""
+    name = "PYDANTIC_DISABLE_PLUGINS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        from lightship.config.schema import Service  # noqa: PLC0415
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    return Service
 
 
 def _without_value(option: Any) -> Any:
