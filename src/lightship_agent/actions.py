@@ -20,7 +20,7 @@ from lightship_agent.git import Mirror, glob_match
 from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
-from lightship_agent.paths import ServicePaths
+from lightship_agent.paths import CONTAINER_CODE, ServicePaths
 from lightship_agent.requests import IMAGE, PrepareRequest, Reader
 from lightship_agent.space import require_space
 from lightship_agent.state import load_state
@@ -41,6 +41,7 @@ register(
 
 Emit = Callable[[Dict[str, Any]], None]
 BUILD_SECONDS = 3600.0
+EXEC_SECONDS = 86400.0
 FILES_SHOWN = 500
 COMMITS_SHOWN = 50
 
@@ -258,15 +259,20 @@ class Actions:
         lines, follow = read.whole("lines", 100, 0, 1_000_000), read.flag("follow")
         name = self._container_name()
         command = ["docker", "logs", "--tail", str(lines), *(["--follow"] if follow else []), name]
-        done = run(command, timeout=86400.0 if follow else 60.0, on_line=self._log_or_end, max_output=4096)
+        done = run(
+            command,
+            timeout=EXEC_SECONDS if follow else 60.0,
+            on_line=self._log,
+            meanwhile=self._end_unheard,
+            max_output=4096,
+        )
         if done.status != 0 and not follow:
             raise AgentFailure("docker-failed", f"could not read the log of {name}: {done.err.strip()[-300:]}")
         return {"status": done.status}
 
-    def _log_or_end(self, stream: str, text: str) -> None:
+    def _end_unheard(self) -> None:
         if self._called_off():
             raise Refused("called-off", "nobody listens any more")
-        self._log(stream, text)
 
     def _exec(self, args: Mapping[str, Any]) -> Dict[str, Any]:
         command = Reader(args).texts("command")
@@ -278,11 +284,15 @@ class Actions:
                 "container-down", "the service's container is not running", hint="`lightship deploy` starts it"
             )
         current = releases.current_commit(self._known_paths)
-        folder = f"/srv/lightship/code/releases/{current}" if current else "/"
+        # In the container too the command ends with this conversation, which holds its input open.
+        wrapped = [container.python, "-I", "-S", f"{CONTAINER_CODE}/boot/command.py", f"{EXEC_SECONDS:g}", *command]
+        folder = f"{CONTAINER_CODE}/releases/{current}" if current else "/"
         done = run(
-            exec_command(container.name, folder, command, user=container.user),
-            timeout=86400.0,
-            on_line=self._log_or_end,
+            exec_command(container.name, folder, wrapped, user=container.user, interactive=True),
+            timeout=EXEC_SECONDS,
+            on_line=self._log,
+            meanwhile=self._end_unheard,
+            hold_input=True,
             max_output=4096,
         )
         return {"status": done.status}

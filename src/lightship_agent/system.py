@@ -177,6 +177,7 @@ def run(  # noqa: PLR0913 (all but one by name)
     input: bytes | None = None,
     hold_input: bool = False,
     on_line: OnLine | None = None,
+    meanwhile: Callable[[], None] | None = None,
     max_output: int = 1024 * 1024,
     umask: int = 0o022,
     inherit: Sequence[int] = (),
@@ -184,8 +185,9 @@ def run(  # noqa: PLR0913 (all but one by name)
     """Run a program to its end, in a process group of its own, which is killed whole after ``timeout`` seconds.
 
     ``env`` replaces the environment. Each stream keeps at most about ``max_output`` bytes (head and tail, with a marker
-    between, and ``truncated`` set). ``on_line`` hears each line as it comes. With ``hold_input`` the program's input is
-    open and silent for as long as this process lives, so that it can notice our end. ``inherit`` are descriptors that
+    between, and ``truncated`` set). ``on_line`` hears each line as it comes; ``meanwhile`` is called a few times a
+    second and may raise, which ends the program. With ``hold_input`` the program's input is open and silent for as long
+    as this process lives, so that it can notice our end. ``inherit`` are descriptors that
     it keeps open: a lock on one of them lasts as long as the program, even when this process is killed before.
     """
     begun = time.monotonic()
@@ -204,7 +206,7 @@ def run(  # noqa: PLR0913 (all but one by name)
     }
     ended = False
     try:
-        ended = _converse(process, streams, None if hold_input else input or b"", begun + timeout)
+        ended = _converse(process, streams, None if hold_input else input or b"", begun + timeout, meanwhile)
         if ended:
             for stream in streams.values():
                 stream.close()
@@ -261,7 +263,11 @@ def _start(
 
 
 def _converse(
-    process: subprocess.Popen[bytes], streams: Mapping[IO[bytes], _Output], data: bytes | None, deadline: float
+    process: subprocess.Popen[bytes],
+    streams: Mapping[IO[bytes], _Output],
+    data: bytes | None,
+    deadline: float,
+    meanwhile: Callable[[], None] | None = None,
 ) -> bool:
     """Feed the program (None: hold its input open) and hear it to its end; False when the deadline came first."""
     left = memoryview(data or b"")
@@ -280,6 +286,8 @@ def _converse(
                 break  # a grandchild that went to the background holds the pipe: what it says is not this program's
             if now >= deadline:
                 return False
+            if meanwhile is not None:
+                meanwhile()
             # Short waits: the end of the program itself wakes nobody when a grandchild keeps the pipes.
             for key, _ in selector.select(min(deadline - now, 0.25 if gone is None else gone - now)):
                 pipe = cast("IO[bytes]", key.fileobj)
@@ -288,17 +296,21 @@ def _converse(
                     if not left:
                         selector.unregister(pipe)
                         process.stdin.close()
-                    continue
-                chunk = os.read(key.fd, _CHUNK)
-                if chunk:
-                    streams[pipe].feed(chunk)
-                else:
+                elif not _hear(streams[pipe], key.fd):
                     selector.unregister(pipe)
     try:
         process.wait(max(deadline - time.monotonic(), 0.01))
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def _hear(stream: _Output, descriptor: int) -> bool:
+    """Take what there is; False at the stream's end."""
+    chunk = os.read(descriptor, _CHUNK)
+    if chunk:
+        stream.feed(chunk)
+    return bool(chunk)
 
 
 def _feed(pipe: IO[bytes], left: memoryview) -> memoryview:

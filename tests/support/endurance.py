@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from support.engine import Engine, ensure
 from support.load import LoadReport
 from support.site import Site
 
-BROKEN: Sequence[tuple[str, dict[str, str]]] = (
+BROKEN: Sequence[tuple[str, dict[str, Any]]] = (
     ("an import that fails", {"more": "import nothing_of_this_name"}),
     ("a health path that answers 500", {"health": "500 Internal Server Error"}),
     ("a syntax error", {"more": "def :"}),
