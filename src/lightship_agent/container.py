@@ -80,6 +80,11 @@ class Container:
         )
 
     @property
+    def reload(self) -> str:
+        """The reload way that it was made for."""
+        return self.labels.get(LABEL_RELOAD, "")
+
+    @property
     def user(self) -> str:
         """The user that the image's workers run as (the image sets ``LIGHTSHIP_USER``)."""
         return self.env.get("LIGHTSHIP_USER", "app")
@@ -110,7 +115,7 @@ class Container:
             "image_id": self.image_id,
             "fingerprint": self.labels.get(LABEL_FINGERPRINT, ""),
             "settings": self.labels.get(LABEL_SETTINGS, ""),
-            "reload": self.labels.get(LABEL_RELOAD, ""),
+            "reload": self.reload,
             "restarts": self.restarts,
         }
 

@@ -22,6 +22,7 @@ register(
     env__written="an instance's variables have been written",
     instance__create="a container is about to be created",
     instance__created="a container has been created",
+    instance__close="the gate of the old container is about to be closed",
     instance__stop="the old container is about to be stopped",
     instance__stopped="the old container has been stopped",
     instance__start="the new container is about to be started",
@@ -120,6 +121,17 @@ class Instances:
         self.engine.command(command, f"create the container {name}")
         fail_point("instance.created")
         return name
+
+    def close_gate(self, number: int) -> None:
+        """Let the workers of an instance take no new request; those they have they finish."""
+        self.guard()
+        fail_point("instance.close")
+        atomic_write(self.paths.closed(number), b"", 0o644)
+
+    def open_gate(self, number: int) -> None:
+        """Let the workers of an instance serve again what ``current`` names."""
+        self.guard()
+        self.paths.closed(number).unlink(missing_ok=True)
 
     def stop(self, name: str, patience: float) -> None:
         """Stop a container; its requests in flight get ``patience`` seconds."""

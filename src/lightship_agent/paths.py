@@ -133,6 +133,10 @@ class ServicePaths:
         """What the slots of one instance are to run."""
         return self.instances / f"{int(number)}.json"
 
+    def closed(self, number: int) -> Path:
+        """The file that closes the gate of a whole instance while it lies there: its workers take no new request."""
+        return self.code / f"closed-{int(number)}"
+
     @property
     def runs(self) -> Path:
         """Over the directories of the instances."""

@@ -185,6 +185,15 @@ class SlotReload:
             )
         return view[0].workers
 
+    def wait_drained(self, slot: str) -> bool:
+        """Wait until no worker of the slot has a request any more; False when patience ends first."""
+
+        def drained() -> bool:
+            workers = slots.read_workers(self.paths, self.instance, slot)
+            return all(worker.state != "serving" for worker in workers)
+
+        return wait_until(drained, self.patience.requests)
+
     def wait_parked(self, slot: str) -> List[Worker]:
         """Wait until the workers of the slot that left take no new request; returns those still in one."""
         busy: List[Worker] = []

@@ -32,6 +32,8 @@ PARKED_INTERVAL = 0.02
 # How often a worker writes its counts down: what a soak sees is never older than the next request after that.
 COUNT_INTERVAL = 0.2
 GATE_SIGNAL = 17
+CLOSED = os.path.join(CODE, "closed-" + INSTANCE)
+CLOSED_SECONDS = 60.0
 TRACEBACK_LIMIT = 64 * 1024
 
 
@@ -221,7 +223,8 @@ class Gate:
     worker between ``accept()`` and the start of the request and then cuts that connection off.
     """
 
-    def __init__(self, uwsgi, announcer):
+    def __init__(self, uwsgi, announcer, patience):
+        self.patience = patience
         self.uwsgi = uwsgi
         self.announcer = announcer
         self.parked = 0
@@ -229,7 +232,17 @@ class Gate:
         self.threads = max(1, int(threads)) if str(getattr(threads, "decode", lambda: threads)()).isdigit() else 1
 
     def is_open(self):
-        return current_release() == self.announcer.release
+        return current_release() == self.announcer.release and not self.is_closed()
+
+    def is_closed(self):
+        """Whether this whole instance is to take no more requests, because another container takes its place.
+
+        Nobody stays shut out for ever: who closed it may have died with the machine before the other one was started.
+        """
+        try:
+            return time.time() - os.stat(CLOSED).st_mtime < self.patience + CLOSED_SECONDS
+        except OSError:
+            return False
 
     def at_start(self):
         """Called in each worker after the fork, before it accepts anything."""
@@ -271,7 +284,7 @@ def under_uwsgi():
         release, generation = wanted["release"], wanted["generation"]
     announcer = Announcer(SLOT, release, generation)
     loaded, counter = boot(release, announcer, settings, uwsgi.numproc)
-    gate = None if SLOT == "main" else Gate(uwsgi, announcer)
+    gate = None if SLOT == "main" else Gate(uwsgi, announcer, float(settings.get("patience", 30.0)))
 
     def in_worker():
         counter.worker = uwsgi.worker_id()
