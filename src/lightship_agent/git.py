@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightship_agent import failpoints, system
+from lightship_agent.credentials import access
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point
 from lightship_agent.names import redact_text, redact_url, valid_branch, valid_commit, valid_url
@@ -92,20 +93,22 @@ def local(repo: Path, *words: str) -> list[str]:
     return _command(repo, (*_ALWAYS, *_LOCAL), words)
 
 
-def network(repo: Path, *words: str) -> list[str]:
+def network(repo: Path, *words: str, settings: Sequence[str] = ()) -> list[str]:
     """A git command that talks to another server."""
-    return _command(repo, (*_ALWAYS, *_NETWORK), words)
+    return _command(repo, (*_ALWAYS, *_NETWORK, *settings), words)
 
 
-def fetch_command(repo: Path, url: str, refspecs: Sequence[str], prune: bool = False) -> list[str]:
+def fetch_command(
+    repo: Path, url: str, refspecs: Sequence[str], prune: bool = False, settings: Sequence[str] = ()
+) -> list[str]:
     """Fetch exactly these refs, with all their history."""
     words = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", *(["--prune"] if prune else [])]
-    return network(repo, *words, "--", url, *refspecs)
+    return network(repo, *words, "--", url, *refspecs, settings=settings)
 
 
-def ls_remote_command(repo: Path, url: str, branch: str) -> list[str]:
+def ls_remote_command(repo: Path, url: str, branch: str, settings: Sequence[str] = ()) -> list[str]:
     """Ask where a branch (or a tag) stands."""
-    return network(repo, "ls-remote", "--quiet", "--", url, *_refs(branch))
+    return network(repo, "ls-remote", "--quiet", "--", url, *_refs(branch), settings=settings)
 
 
 def _refs(branch: str) -> tuple[str, str, str]:
@@ -125,7 +128,7 @@ def environment(base: Mapping[str, str], *, remote: bool) -> dict[str, str]:
     env.update(
         LC_ALL="C",
         GIT_TERMINAL_PROMPT="0",
-        GIT_ALLOW_PROTOCOL="https:http:ssh:git:file",
+        GIT_ALLOW_PROTOCOL="https:http:ssh:file",
         GIT_CONFIG_NOSYSTEM="1",
         GIT_ATTR_NOSYSTEM="1",
         GIT_NO_REPLACE_OBJECTS="1",
@@ -439,10 +442,10 @@ class Mirror:
 
     def resolve(self, url: str, branch: str) -> str:
         """The commit that a branch (or else a tag) of this name stands at, on the other server."""
-        command = ls_remote_command(self._repo, valid_url(url), valid_branch(branch))
-        result = self._run(
-            command, env=self._remote_env, timeout=min(self._timeout, 60.0), max_output=1 << 24, inherit=()
-        )
+        way = access(valid_url(url))
+        command = ls_remote_command(self._repo, way.url, valid_branch(branch), way.settings)
+        env = {**self._remote_env, **way.env}
+        result = self._run(command, env=env, timeout=min(self._timeout, 60.0), max_output=1 << 24, inherit=())
         if not result.ok:
             raise _failure(result, url, "asking")
         refs = {ref: oid for oid, _, ref in (line.partition("\t") for line in result.out.splitlines())}
@@ -495,13 +498,15 @@ class Mirror:
 
     def _fetch(self, url: str, refspecs: Sequence[str], prune: bool = False) -> bool:
         """False when the other server lacks the ref, or does not give it away."""
-        command = fetch_command(self._repo, url, refspecs, prune)
+        way = access(valid_url(url))
+        command = fetch_command(self._repo, way.url, refspecs, prune, way.settings)
+        env = {**self._remote_env, **way.env}
         # Not with the lock: ssh may leave a connection open in the background, for the next one.
-        result = self._run(command, env=self._remote_env, timeout=self._timeout, inherit=())
+        result = self._run(command, env=env, timeout=self._timeout, inherit=())
         if not result.ok and not result.timed_out and _LOCKED.search(result.err):
             # A fetch that outlived its killed agent made a lock after we had looked.
             self.clean()
-            result = self._run(command, env=self._remote_env, timeout=self._timeout, inherit=())
+            result = self._run(command, env=env, timeout=self._timeout, inherit=())
         if result.ok:
             return True
         if not result.timed_out and _NO_REF.search(result.err):

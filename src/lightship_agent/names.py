@@ -33,9 +33,10 @@ _USERINFO = r"[A-Za-z0-9._~%!$&'()*+,;=][A-Za-z0-9._~%!$&'()*+,;=:-]{0,1024}"
 _URLS = tuple(
     re.compile(rule, re.ASCII)
     for rule in (
-        rf"(?P<scheme>https?)://(?:(?P<secret>{_USERINFO})@)?(?P<rest>{_HOST}{_PORT}{_PATH})",
+        rf"(?P<scheme>https)://(?:(?P<secret>{_USERINFO})@)?(?P<rest>{_HOST}{_PORT}{_PATH})",
+        # Credentials would go over the wire for all to read.
+        rf"http://{_HOST}{_PORT}{_PATH}",
         rf"ssh://(?:{_USER}@)?{_HOST}{_PORT}{_PATH}",
-        rf"git://{_HOST}{_PORT}{_PATH}",
         rf"file://{_PATH}",
         # scp-like. What has :// is a URL, and none but those above.
         rf"(?:{_USER}@)?{_HOST}:(?![-/:])[A-Za-z0-9._~%+,=/-]{{1,1024}}",
@@ -100,8 +101,8 @@ def valid_url(value: object, field: str = "repository") -> str:
     raise _bad(
         field,
         redact_url(value) if isinstance(value, str) else value,
-        "a repository is https://, http://, ssh://, git:// or file:// with a plain host and path, user@host:path, "
-        "or an absolute path, without white space",
+        "a repository is https://, http://, ssh:// or file:// with a plain host and path, user@host:path, "
+        "or an absolute path, without white space; only https takes credentials",
     )
 
 

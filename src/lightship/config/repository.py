@@ -38,6 +38,20 @@ class Repository(Hidden):
 
     __slots__ = ()
 
+    def access(self) -> tuple[str, tuple[str, str] | None]:
+        """The address without credentials, and the user and the password if there are any, decoded."""
+        from urllib.parse import unquote  # noqa: PLC0415
+
+        address = self.reveal()
+        match = re.fullmatch(r"(https://)([^/@]*)@([^/@]+/.*)", address)
+        if match is None:
+            return address, None
+        user, _, password = match[2].partition(":")
+        return match[1] + match[3], (
+            unquote(user, errors="surrogateescape"),
+            unquote(password, errors="surrogateescape"),
+        )
+
     def __new__(cls, address: str) -> Repository:
         """Check ``address`` against the allowed forms."""
         if not isinstance(address, str):
@@ -50,6 +64,8 @@ class Repository(Hidden):
             raise RuleError(f"must be {_WORDS}; a port is 1 to 65535")
         harmless = address
         if groups.get("credentials"):
+            if re.search(r"%(?:[01][0-9A-Fa-f]|7[Ff])", groups["credentials"]):
+                raise RuleError(f"must be {_WORDS}; its credentials may not hold a control character")
             start, end = match.span("credentials")
             harmless = address[:start] + HIDDEN + address[end:]
         made = super().__new__(cls, address, harmless)

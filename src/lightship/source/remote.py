@@ -26,6 +26,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _MOST = 1024 * 1024
 # The password of a URL is not for the eyes of whoever reads an error.
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+# Run by a shell, and therefore without a word of anybody else's in it.
+_HELPER = (
+    '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" "$LIGHTSHIP_GIT_USER" "$LIGHTSHIP_GIT_PASSWORD"; '
+    "}; f"
+)
 _LOCATION = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_NAMESPACE")
 
 
@@ -47,7 +52,9 @@ def git_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for git: asks nobody for a password, runs no foreign transport, answers in English."""
     kept = {name: value for name, value in environment.items() if name not in _LOCATION}
     kept.update(GIT_TERMINAL_PROMPT="0", GIT_ALLOW_PROTOCOL=ALLOWED_PROTOCOLS, LC_ALL="C", GIT_ASKPASS="true")
-    kept.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+    if "GIT_SSH" not in kept:
+        # A host whose key is not known is refused, whatever the user's own configuration of ssh would do about it.
+        kept.setdefault("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oStrictHostKeyChecking=yes")
     return kept
 
 
@@ -56,7 +63,20 @@ def ls_remote_command(repository: Repository, ref: str) -> list[str]:
     names = [f"refs/heads/{ref}", f"refs/tags/{ref}", f"refs/tags/{ref}^{{}}"]
     if ref.startswith(("refs/heads/", "refs/tags/")):
         names = [ref, f"{ref}^{{}}"]
-    return ["git", "ls-remote", "--", repository.reveal(), *names]
+    address, credentials = repository.access()
+    return ["git", *(_helper_options(address) if credentials else ()), "ls-remote", "--", address, *names]
+
+
+def credential_environment(repository: Repository) -> dict[str, str]:
+    """What git's helper hands on: arguments are for all to read, the environment of a process is not."""
+    _, credentials = repository.access()
+    return dict(zip(("LIGHTSHIP_GIT_USER", "LIGHTSHIP_GIT_PASSWORD"), credentials, strict=True)) if credentials else {}
+
+
+def _helper_options(address: str) -> list[str]:
+    # The first empties the list of helpers, which might keep what they are told; the second is for this host alone.
+    host = "/".join(address.split("/")[:3])
+    return ["-c", "credential.helper=", "-c", f"credential.{host}.helper={_HELPER}"]
 
 
 def hide_password(text: str) -> str:
@@ -113,7 +133,7 @@ async def _run(command: list[str], repository: Repository, timeout: float) -> st
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=git_environment(os.environ),
+            env={**git_environment(os.environ), **credential_environment(repository)},
             start_new_session=True,
         )
     except FileNotFoundError as error:

@@ -164,7 +164,7 @@ def test_what_is_missing_has_its_own_code(origin: Origin, mirror: Mirror, tmp_pa
         (lambda: mirror.fetch(url, "main", "1" * 40), "git-ref-missing"),
         (lambda: mirror.fetch(str(tmp_path / "none"), "main"), "git-unreachable"),
         (lambda: mirror.fetch("https://u:tok3n@127.0.0.1:1/r", "main"), "git-unreachable"),
-        (lambda: mirror.resolve("http://u:tok3n@localhost:1/r", "main"), "git-unreachable"),
+        (lambda: mirror.resolve("https://u:tok3n@localhost:1/r", "main"), "git-unreachable"),
     ):
         with pytest.raises(Refused) as caught:
             call()
