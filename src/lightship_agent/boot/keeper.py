@@ -21,6 +21,8 @@ SOCKET = os.environ.get("LIGHTSHIP_SUPERVISOR_SOCKET", "/run/lightship-superviso
 GROUP = os.environ.get("LIGHTSHIP_SLOT_GROUP", "slot")
 SLOTS = ("0", "1")
 INTERVAL = 0.01
+# How much longer than the patience with requests a slot may take to end.
+LAST_WORDS = 2.0
 # Supervisor's fault for a process that is already in the wanted state (supervisor/xmlrpc.py: Faults).
 ALREADY_STARTED, NOT_RUNNING = 60, 70
 RUNNING_STATES = ("STARTING", "RUNNING", "BACKOFF")
@@ -89,13 +91,18 @@ def never_served(slot):
     return all(worker is not None and worker.get("state") == "ready" for worker in announced(slot))
 
 
-def workers_gone(slot):
-    """Whether every worker that the slot announced has ended, even if the master has not noticed it yet."""
+def nothing_left(slot):
+    """Whether no worker of a slot that is stopping has anything to do, even if its master has not noticed it yet.
+
+    A worker that only ever stood at the gate counts: uWSGI's word to finish does not reach it there.
+    """
     workers = announced(slot)
     for worker in workers:
+        if worker is None:
+            return False
         try:
             with open("/proc/%d/stat" % worker["pid"]) as file:
-                if file.read().rsplit(")", 1)[1].split()[0] != "Z":
+                if file.read().rsplit(")", 1)[1].split()[0] != "Z" and worker["state"] != "ready":
                     return False
         except FileNotFoundError:
             continue
@@ -110,17 +117,21 @@ class Slot:
         self.process = "%s:%s_%s" % (GROUP, GROUP, name)
         self.wanted = None
         self.started = None
-        self.unwanted_since = None
+        self.leaving_since = None
         self.stopping = False
         self.settled = False
 
     def want(self, generation):
         self.settled = False
         self.wanted = generation
-        if generation is not None:
-            self.unwanted_since = None
-        elif self.unwanted_since is None:
-            self.unwanted_since = time.monotonic()
+        if generation is not None and generation == self.started:
+            self.leaving_since = None
+        elif self.leaving_since is None:
+            self.leaving_since = time.monotonic()
+
+    def leaving(self, seconds):
+        """Whether what runs here was let go more than so many seconds ago."""
+        return self.leaving_since is not None and time.monotonic() - self.leaving_since > seconds
 
 
 class Keeper:
@@ -169,12 +180,14 @@ class Keeper:
                     os.killpg(info["pid"], signal.SIGKILL)
             return
         if state == "STOPPING":
-            if info["pid"] and workers_gone(slot.name):
-                # The master would notice only at its next full second, and the next release waits for this slot.
-                os.kill(info["pid"], signal.SIGKILL)
+            # The master would notice only at its next full second, and the next release waits for this slot. A request
+            # that takes longer than all patience is cut off, or no further release could come.
+            if info["pid"] and (nothing_left(slot.name) or slot.leaving(self.patience + LAST_WORDS)):
+                os.killpg(info["pid"], signal.SIGKILL)
             return
         slot.stopping = False
         slot.started = None
+        slot.leaving_since = None
         if slot.wanted is not None:
             self.call(supervisor().startProcess, slot, ALREADY_STARTED)
             slot.started = slot.wanted
@@ -185,11 +198,12 @@ class Keeper:
         order = read_json(os.path.join(RUN, "slots", slot.name, "order.json"))
         if order and order.get("generation") == slot.wanted:
             slot.started = slot.wanted
+            slot.leaving_since = None
             return True
         return time.monotonic() < self.adopt_until
 
     def may_stop(self, slot):
-        return all_parked(slot.name) or time.monotonic() - slot.unwanted_since > self.patience
+        return all_parked(slot.name) or slot.leaving(self.patience)
 
     def call(self, method, slot, harmless):
         try:
