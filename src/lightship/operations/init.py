@@ -457,6 +457,8 @@ def _shared(settings: Settings | None, notes: _Notes) -> tuple[str, ...]:
 
 def _database(settings: Settings, notes: _Notes) -> None:
     databases = settings.get("DATABASES")
+    if databases is UNKNOWN:
+        notes.todo.append("if the service has a database, let a deploy migrate it (docs/how-to/migrations.md)")
     default = databases.get("default") if isinstance(databases, dict) else None
     engine = default.get("ENGINE") if isinstance(default, dict) else None
     if not isinstance(default, dict) or not isinstance(engine, str):

@@ -6,6 +6,7 @@ compiling; another version's import finds that the code is not for it and takes 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -13,6 +14,7 @@ import os
 import stat
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from lightship.errors import LightshipError
 
 __all__ = ["agent_bytes", "agent_file", "agent_hash"]
 
+_KEPT_SECONDS = 30 * 86400
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MAIN = b"import sys\nfrom lightship_agent.__main__ import main\n\nsys.exit(main())\n"
 
@@ -97,11 +100,20 @@ def agent_file(cache: Path | None = None) -> Path:
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".agent-", delete=False) as file:
             file.write(agent_bytes(files))
         Path(file.name).rename(path)
+        _forget_old(directory)
     except OSError as error:
         raise LightshipError(
             f"cannot keep the agent in {directory}: {error}", hint="set XDG_CACHE_HOME to a directory you can write to"
         ) from error
     return path
+
+
+def _forget_old(directory: Path) -> None:
+    """Remove the agents of versions that were left long ago; an agent that runs still reads its file."""
+    for old in directory.glob("agent-*.pyz"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
+                old.unlink()
 
 
 def _must_be_ours(directory: Path) -> None:
