@@ -274,6 +274,10 @@ class Load:
             lambda: any(line.get("release") == release for line in reversed(self._child.reports)), timeout
         )
 
+    def wait_for_mark(self, mark: str, timeout: float = 30) -> bool:
+        """Wait until one of the latest responses has this mark (see ``capture``)."""
+        return self._child.wait(lambda: any(line.get("mark") == mark for line in self._child.reports[-20:]), timeout)
+
     def wait_count(self, count: int, timeout: float = 30) -> bool:
         """Wait until so many requests more than now are answered."""
         goal = len(self._child.reports) + count

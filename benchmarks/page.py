@@ -1,0 +1,38 @@
+"""The page docs/reference/benchmarks.md, from the results that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.common import ROOT, Report, cell, rows
+
+PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
+TEXT = Path(__file__).with_name("page.md")
+MARK = "<!-- results -->"
+
+
+def page(reports: Sequence[Report]) -> str:
+    """The page: the text of page.md with the tables in their place."""
+    return TEXT.read_text(encoding="utf-8").replace(MARK, tables(reports))
+
+
+def tables(reports: Sequence[Report]) -> str:
+    """All promises in one table, then the figures behind each."""
+    if not reports:
+        return "No results were kept yet: `make bench ARGS=--record` measures, and writes them here."
+    blocks = [table([("promise", "promised", "measured", "pairs", ""), *rows(reports)])]
+    for report in reports:
+        if report.figures:
+            names = list(report.figures[0])
+            body = [tuple(cell(one.get(name)) for name in names) for one in report.figures]
+            blocks.append(f"{report.title}, medians (times in seconds):\n\n{table([tuple(names), *body])}")
+    one = reports[0].machine
+    blocks.append(f"Measured on {one.get('cores')} cores with Python {one.get('python')}, Linux {one.get('kernel')}.")
+    return "\n\n".join(blocks)
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first line is its head."""
+    head, *body = [[text.replace("|", "\\|") for text in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])

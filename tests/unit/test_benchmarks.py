@@ -1,0 +1,227 @@
+"""The benchmarks can miss: a promise that is not kept, not measured or not comparable is never reported as kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks import code_deploy, startup, tree
+from benchmarks.common import RESULTS, BenchmarkError, Options, Promise, Report, load_reports, median, ratios, summary
+from benchmarks.page import MARK, PAGE, TEXT, page
+from support.load import LoadReport, Record
+
+KEPT = Promise("a | b", 0.5, 0.6, "times", 9)
+
+
+def promise(value: float, **changes: object) -> Promise:
+    return replace(KEPT, value=value, **changes)  # type: ignore[arg-type]
+
+
+def report(*promises: Promise) -> Report:
+    figures = [{"way": "lightship", "all new": 0.5}, {"way": "by hand", "all new": math.nan}]
+    return Report("startup", "Start", promises, figures, [{"pair": 0, "seconds": 0.5}], {"cores": 2})
+
+
+# --- figures --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "relation", "limit", "kept"),
+    [
+        (0.6, "at most", 0.6, True),
+        (0.61, "at most", 0.6, False),
+        (math.nan, "at most", 0.6, False),
+        (math.inf, "at most", math.inf, False),
+        (0, "exactly", 0, True),
+        (1, "exactly", 0, False),
+        (-1, "exactly", 0, False),
+    ],
+)
+def test_a_promise_is_kept_within_its_limit_and_missed_when_it_was_not_measured(
+    value: float, relation: str, limit: float, kept: bool
+) -> None:
+    assert promise(value, relation=relation, limit=limit).kept is kept
+
+
+def test_a_report_without_a_promise_or_with_one_missed_is_not_kept() -> None:
+    assert report(KEPT).kept
+    assert not report().kept
+    assert not report(KEPT, promise(0.7)).kept
+
+
+def test_each_pair_gives_one_ratio_and_the_median_of_those_counts() -> None:
+    found = ratios([1.0, 2.0, 30.0], [2.0, 2.0, 10.0])
+    assert found == [0.5, 1.0, 3.0]
+    assert median(found) == 1.0
+    assert math.isnan(median([]))
+
+
+@pytest.mark.parametrize("other", [0.0, -1.0, math.nan, math.inf])
+def test_a_pair_that_gives_no_ratio_is_an_error_and_not_left_out(other: float) -> None:
+    with pytest.raises(BenchmarkError):
+        ratios([1.0, 1.0], [1.0, other])
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([1.0, 1.0], [1.0])
+
+
+def test_quick_measures_fewer_pairs_and_nothing_else_does() -> None:
+    assert Options(quick=True).pairs(9, 3) == 3
+    assert Options(full=True).pairs(9, 3) == 9
+    assert min(code_deploy.PAIRS, tree.PAIRS) >= 7
+    assert startup.RUNS >= 15
+
+
+# --- results --------------------------------------------------------------------
+
+
+def test_results_are_kept_as_json_and_read_back_the_same(tmp_path: Path) -> None:
+    kept = report(KEPT)
+    kept.save(tmp_path)
+    (found,) = load_reports(tmp_path, ["code_deploy", "startup"])
+    assert found.as_json() == kept.as_json()
+    assert found.promises == (KEPT,)
+
+
+def test_the_table_says_what_was_promised_measured_and_missed() -> None:
+    text = summary(
+        [report(KEPT, promise(0.7), promise(math.nan, unit="s"), Promise("f", 0, 0, "requests", 9, "exactly"))]
+    )
+    rows = [line.split() for line in text.splitlines()[1:5]]
+    assert rows[0][-8:] == ["at", "most", "0.60", "times", "0.50", "times", "9", "ok"]
+    assert rows[1][-4:] == ["0.70", "times", "9", "missed"]
+    assert rows[2][-4:] == ["not", "measured", "9", "missed"]
+    assert rows[3][-4:] == ["none", "none", "9", "ok"]
+    assert "by hand    -" in text
+
+
+@pytest.mark.parametrize(("value", "status"), [(0.5, 0), (0.7, 1), (math.nan, 1)])
+def test_the_exit_status_says_whether_every_promise_is_kept(
+    value: float, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(program, "measure", lambda *_: [report(KEPT), report(promise(value))])
+    monkeypatch.setattr(program.signal, "signal", lambda *_: None)
+    assert program.main(["--quick"]) == status
+    assert ("missed" in capsys.readouterr().out) is bool(status)
+
+
+def test_nothing_measured_is_no_success(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(*_: object) -> list[Report]:
+        raise BenchmarkError("no engine")
+
+    monkeypatch.setattr(program, "measure", fails)
+    monkeypatch.setattr(program.signal, "signal", lambda *_: None)
+    assert program.main(["--quick"]) == 1
+    assert "no engine" in capsys.readouterr().err
+
+
+# --- the page -------------------------------------------------------------------
+
+
+def test_the_page_is_made_from_the_kept_results() -> None:
+    assert PAGE.read_text() == page(load_reports(RESULTS, program.BENCHMARKS)), (
+        "docs/reference/benchmarks.md is not as `python -m benchmarks --page` makes it"
+    )
+
+
+def test_results_that_were_kept_are_of_whole_runs_and_keep_every_promise() -> None:
+    for kept in load_reports(RESULTS, program.BENCHMARKS):
+        assert not kept.quick
+        assert kept.kept, kept.name
+
+
+def test_a_page_shows_each_promise_and_figure() -> None:
+    text = page([report(KEPT, promise(0.7))])
+    assert MARK in TEXT.read_text()
+    assert MARK not in text
+    assert "| a \\| b | at most 0.60 times | 0.70 times | 9 | missed |" in text
+    assert "| lightship | 0.500 |" in text
+
+
+# --- the benchmarks' own arithmetic ---------------------------------------------
+
+
+def test_startup_is_the_difference_of_the_medians() -> None:
+    times = {
+        "python -c pass": [0.02, 0.02, 0.9],
+        "lightship --help": [0.1, 0.2, 0.3],
+        "lightship config check": [0.4] * 3,
+    }
+    samples = [{"way": way, "seconds": one} for way, found in times.items() for one in found]
+    helped, checked = startup.report_of(samples, quick=False).promises
+    assert (round(helped.value, 3), helped.kept, helped.pairs) == (0.18, True, 3)
+    assert (round(checked.value, 3), checked.kept) == (0.38, False)
+
+
+def test_a_command_that_fails_is_no_measurement(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="ended with"):
+        startup.timed(startup.COMMANDS["lightship config check"], tmp_path)
+
+
+def test_a_tree_that_differs_from_a_fresh_checkout_is_missed_however_quick() -> None:
+    samples = [{"way": f"{count} files", "seconds": 0.02} for count in (tree.SMALL, tree.LARGE)]
+    assert tree.report_of(samples, wrong=0, quick=False).kept
+    assert not tree.report_of(samples, wrong=1, quick=False).kept
+
+
+def test_a_tree_is_compared_file_by_file_with_its_mode_and_bytes(tmp_path: Path) -> None:
+    place = tree.Place.make(tmp_path, 20)
+    place.step()
+    assert place.differences() == 0
+    place.step()
+    release = place.paths.release(place.commits[0])
+    changed, odd, *_ = sorted(release.rglob("*.py"))
+    changed.write_bytes(changed.read_bytes().replace(b"1", b"3", 1))
+    odd.chmod(0o755)
+    (release / "left.over").touch()
+    assert place.differences() == 3
+
+
+def request(n: int, version: str, wait: float = 0.01, error: str | None = None) -> Record:
+    due = n / 10
+    return Record(n, "/", due, due, due + wait, due, None if error else 200, error, None, version)
+
+
+def test_a_deploy_is_measured_from_its_start_until_every_response_is_new() -> None:
+    # A stall before the quiet stretch and one after the deploy are not of the deploy; a late old response is.
+    records = [request(n, "old") for n in range(30)]
+    records += [request(30, "old", wait=0.95), request(31, "new"), *(request(n, "new") for n in range(32, 60))]
+    records[5], records[25], records[50] = request(5, "old", 0.5), request(25, "old", 0.04), request(50, "new", 0.5)
+    found = code_deploy.figures_of(LoadReport(tuple(records)), "new", began=2.95, ended=3.5, quiet=2.5)
+    assert found["all_new"] == pytest.approx(4.01 - 2.95, abs=0.001)
+    assert (found["command"], found["worst"], found["quiet_worst"]) == (0.55, 0.95, 0.04)
+    assert found["failed"] == 0
+
+
+def test_failed_requests_count_from_before_the_deploy_until_after_it() -> None:
+    records = [request(n, "old" if n < 31 else "new") for n in range(60)]
+    records[2], records[40] = request(2, "", error="reset"), request(40, "", error="refused")
+    found = code_deploy.figures_of(LoadReport(tuple(records)), "new", began=3.0, ended=3.2, quiet=2.5)
+    assert found["failed"] == 2
+
+
+def test_a_deploy_that_never_got_through_or_outgrew_its_quiet_stretch_is_no_measurement() -> None:
+    seen = LoadReport(tuple(request(n, "old" if n < 31 else "new") for n in range(60)))
+    with pytest.raises(BenchmarkError, match="never all that answered"):
+        code_deploy.figures_of(seen, "newer", 3.0, 3.2, 2.5)
+    with pytest.raises(BenchmarkError, match="longer than the quiet stretch"):
+        code_deploy.figures_of(seen, "new", 1.0, 5.0, 2.5)
+
+
+def deploys(all_new: float, failed: int, worst: float) -> Report:
+    samples = [
+        {"import": 0.1, "way": way, "command": 1, "all_new": seconds, "failed": lost, "worst": longest, "p99": 0.01}
+        | {"quiet_worst": 0.01}
+        for way, seconds, lost, longest in (("lightship", all_new, failed, worst), ("by hand", 2.0, 5, 1.5))
+    ]
+    return code_deploy.report_of(samples, quick=False)
+
+
+def test_a_code_deploy_is_held_to_three_promises() -> None:
+    assert deploys(1.2, 0, 0.03).kept
+    assert [one.kept for one in deploys(1.3, 0, 0.03).promises] == [False, True, True]
+    assert [one.kept for one in deploys(1.2, 1, 0.03).promises] == [True, False, True]
+    assert [one.kept for one in deploys(1.2, 0, 0.031).promises] == [True, True, False]
