@@ -348,11 +348,11 @@ class Actions:
                 try:
                     command = ["docker", "pull", "--quiet", "--", image]
                     self._engine.command(command, f"pull {image}", timeout=BUILD_SECONDS, inherit=())
-                    fail_point("pull.done")
                 except AgentFailure:
                     # An image that was loaded or built on this server has no registry to come from.
                     if known is None:
                         raise
+                fail_point("pull.done")
         found = self._engine.image_id(image)
         if found is None:
             raise Refused("image-missing", f"the image {image} is not to be had on this server")

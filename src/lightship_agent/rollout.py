@@ -26,7 +26,13 @@ from lightship_agent.reload import Booted, Patience, SlotReload, TouchReload, id
 from lightship_agent.requests import PrepareRequest
 from lightship_agent.slots import InstanceOrder, SlotOrder, Worker
 from lightship_agent.soak import Level, Watch, level
-from lightship_agent.space import protected_releases, prune_images, prune_instances, require_space
+from lightship_agent.space import (
+    protected_releases,
+    prune_images,
+    prune_instances,
+    releases_in_use,
+    require_space,
+)
 from lightship_agent.state import ServiceState, load_state, save_state
 from lightship_agent.system import Run, atomic_write, detached
 
@@ -701,7 +707,8 @@ def make_tree(tools: Tools, request: PrepareRequest) -> releases.Made:
         request.commit,
         guard=tools.guard,
         recycle=recycle,
-        protected=protected,
+        # What is gone back to may be made anew, should the shared paths be others now; what runs may not.
+        protected=protected - ({request.commit} - releases_in_use(tools.paths)),
         shared=request.shared,
         why=request.why,
         subject=info.subject if info else "",

@@ -14,7 +14,15 @@ from lightship_agent.paths import ServicePaths
 from lightship_agent.state import load_state
 from lightship_agent.system import disk_free, remove_tree
 
-__all__ = ["MARGIN_BYTES", "MARGIN_INODES", "protected_releases", "prune_images", "prune_instances", "require_space"]
+__all__ = [
+    "MARGIN_BYTES",
+    "MARGIN_INODES",
+    "protected_releases",
+    "prune_images",
+    "prune_instances",
+    "releases_in_use",
+    "require_space",
+]
 
 register(
     prune__instance="what a container that is gone said of itself is about to be removed",
@@ -52,12 +60,20 @@ def require_space(place: Path, what: str, *, size: int = 0, files: int = 0) -> N
 def protected_releases(paths: ServicePaths) -> Set[str]:
     """The releases that must not go: current, stable, previous, and all that a slot is to run or runs."""
     state = load_state(paths)
-    found: Set[Optional[str]] = {releases.current_commit(paths), state.stable, state.previous}
+    found: Set[Optional[str]] = {state.stable, state.previous}
+    return releases_in_use(paths, left=True) | {commit for commit in found if commit}
+
+
+def releases_in_use(paths: ServicePaths, *, left: bool = False) -> Set[str]:
+    """The releases that serve, or that a slot is to run or runs; with ``left``, also what slots that stopped ran last."""
+    found: Set[Optional[str]] = {releases.current_commit(paths)}
     for path in paths.instances.glob("*.json"):
         if path.stem.isdigit():
             order = slots.read_order(paths, int(path.stem))
             found |= {slot.release for slot in order.slots.values()} if order else set()
             for name in (*slots.SLOT_NAMES, slots.MAIN):
+                if not left and slots.read_stats(paths, int(path.stem), name) is None:
+                    continue
                 found |= {worker.release for worker in slots.read_workers(paths, int(path.stem), name)}
     return {commit for commit in found if commit}
 
