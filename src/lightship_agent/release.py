@@ -13,6 +13,10 @@ the time (in whole seconds) and the size of the source are the same, every step 
 later than all before it in that tree: the module behind an unchanged link cannot look unchanged. When a link itself
 differs, a path may suddenly mean another file, and all byte code goes.
 
+Before a tree gets its name it is on the disk. A fresh one by syncfs(2), which waits for whatever else is to be written
+on that file system, a database's files or a backup's; a moved one by fsync(2) of what was written alone, as long as
+that is not much.
+
 A crash leaves either the old release or none: what is being made is called ``.making-<commit>``, and a release counts
 only when both its tree and its file in state/ are there.
 """
@@ -83,6 +87,8 @@ _LINK, _FILE, _PROGRAM, _SUBMODULE = 0o120000, 0o100644, 0o100755, 0o160000
 _DIRECTORY_MODE = 0o755
 _MAKING = ".making-"
 _CACHE = b"__pycache__"
+# With so many changes, one syncfs(2) is sooner done than each file by itself.
+_MANY_CHANGES = 200
 # Names that may mean .git to some file system. git itself decides whether to take them: they are left to a fresh tree.
 _ODD = re.compile(rb"(?:\.git(?:[. :\\].*)?|git~.*|.*[\\:].*)", re.IGNORECASE | re.DOTALL)
 
@@ -268,6 +274,8 @@ def make(  # noqa: PLR0913 (all but three by name)
     usable = [old for old in recycle if old not in protected and old not in (commit, current_commit(paths))]
     try:
         release, tree, changed, note = _make_tree(paths, mirror, release, usable, guard)
+        if tree == "fresh":
+            system.sync_tree(making)
         _finish(paths, making, release, guard)
     except BaseException:
         with contextlib.suppress(OSError, AgentFailure):
@@ -293,8 +301,7 @@ def _make_tree(
 
 
 def _finish(paths: ServicePaths, making: Path, release: Release, guard: Callable[[], None]) -> None:
-    # The data first, then the name: after a power cut the name must not stand for empty files.
-    system.sync_tree(making)
+    # The data is on the disk already, now the name: after a power cut it must not stand for empty files.
     guard()
     fail_point("release.save")
     save(paths, release)
@@ -521,6 +528,9 @@ class _Forward:
         self._tracked = tracked
         self._clock = clock
         self._touched: set[bytes] = set()
+        # What has to reach the disk: files by their directory, and directories in which a name came or went.
+        self._written: list[bytes] = []
+        self._changed: set[bytes] = set()
 
     def apply(self, mirror: Mirror, changes: Sequence[ModeChange]) -> None:
         """Removals first: a file may make room for a directory, or a directory for a file."""
@@ -535,22 +545,44 @@ class _Forward:
             with mirror.blobs() as blobs:
                 for change, content in zip(written, blobs.read([change.oid for change in written])):  # noqa: B905 (3.10)
                     self._write(change, content)
-        if any(_LINK in (change.old_mode, change.new_mode) for change in changes):
+        links = any(_LINK in (change.old_mode, change.new_mode) for change in changes)
+        if links:
             self._remove_all_byte_code()
+        if links or len(changes) > _MANY_CHANGES:
+            system.sync_tree(self._tree)
+        else:
+            self._sync()
+
+    def _sync(self) -> None:
+        """Have what was written on the disk, and no more than that: others' writes are not waited for."""
+        for path in self._written:
+            directory, _, name = path.rpartition(b"/")
+            with self._directory(directory) as fd:
+                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                try:
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+        for directory in self._changed:
+            with self._directory_if_there(directory) as there:
+                if there is not None:
+                    os.fsync(there)
 
     @contextlib.contextmanager
     def _directory(self, path: bytes, make: bool = False) -> Iterator[int]:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self._tree, flags)
         try:
+            above = b""
             for part in path.split(b"/") if path else ():
                 if make:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(part, 0o755, dir_fd=fd)
                         os.chmod(part, 0o755, dir_fd=fd)  # noqa: S103 (code is no secret; whatever the umask)
+                        self._changed.add(above)
                 deeper = os.open(part, flags, dir_fd=fd)
                 os.close(fd)
-                fd = deeper
+                fd, above = deeper, _join(above, part)
             yield fd
         finally:
             os.close(fd)
@@ -560,6 +592,7 @@ class _Forward:
         with self._directory(directory) as fd:
             os.unlink(name, dir_fd=fd)
         self._touched.add(directory)
+        self._changed.add(directory)
 
     def _remove_byte_code(self, path: bytes) -> None:
         directory, _, name = path.rpartition(b"/")
@@ -597,6 +630,7 @@ class _Forward:
             parent, _, name = directory.rpartition(b"/")
             with self._directory(parent) as fd:
                 os.rmdir(name, dir_fd=fd)
+            self._changed.add(parent)
             directory = parent
 
     @contextlib.contextmanager
@@ -610,6 +644,7 @@ class _Forward:
 
     def _write(self, change: ModeChange, content: Iterable[bytes]) -> None:
         directory, _, name = change.path.rpartition(b"/")
+        self._changed.add(directory)
         with self._directory(directory, make=True) as fd:
             if change.new_mode == _LINK:
                 os.symlink(b"".join(content), name, dir_fd=fd)
@@ -623,6 +658,7 @@ class _Forward:
                         left = left[os.write(file, left) :]
                 os.fchmod(file, 0o755 if change.new_mode == _PROGRAM else 0o644)
                 os.utime(file, (self._clock, self._clock))
+                self._written.append(change.path)
             finally:
                 os.close(file)
 

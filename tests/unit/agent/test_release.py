@@ -499,3 +499,82 @@ def test_every_fail_point_of_releases_is_tried() -> None:
     mine = {name for name in FAIL_POINTS if name.startswith(("release.", "current."))}
     # The other two are one file that is written whole; tests/engine/test_torture.py has them.
     assert mine - set(POINTS) == {"release.mark", "release.marked"}
+
+
+# --- on the disk before it has its name -----------------------------------------
+
+
+class Synced:
+    """What was asked to be on the disk: single files and directories, and whole file systems."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.single: list[tuple[str, bytes]] = []
+        self.whole: list[str] = []
+        fsync = os.fsync
+
+        def one(fd: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            content = Path(path).read_bytes() if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+            self.single.append((path, content))
+            fsync(fd)
+
+        monkeypatch.setattr(os, "fsync", one)
+        monkeypatch.setattr(releases.system, "sync_tree", lambda path: self.whole.append(path.name))
+
+    def inside(self, tree: str) -> dict[str, bytes]:
+        """What was synced below this name, the tree itself as ``.``."""
+        found = {}
+        for path, content in self.single:
+            before, mark, name = path.partition(tree)
+            if mark and before.endswith("/releases/"):
+                found[name.strip("/") or "."] = content
+        return found
+
+
+def test_a_moved_tree_waits_for_what_it_wrote_and_for_nobody_elses_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old: Tree = {
+        b"a/b/same.py": (FILE, b"same"),
+        b"a/b/changed.py": (FILE, b"old"),
+        b"gone/deep/only.py": (FILE, b"x"),
+        b"top.py": (FILE, b"top"),
+    }
+    new: Tree = {
+        b"a/b/same.py": (FILE, b"same"),
+        b"a/b/changed.py": (FILE, b"new"),
+        b"fresh/deep/added.py": (FILE, b"added"),
+        b"top.py": (FILE, b"top"),
+    }
+    server = Server(tmp_path, [old, new])
+    server.make(0)
+    synced = Synced(monkeypatch)
+    assert server.make(1, recycle=[0]).tree == "moved"
+    assert synced.whole == []
+    # Under the name of what is being made: all of it was on the disk before the tree got its own name.
+    assert synced.inside(f".making-{server.commits[1]}") == {
+        "a/b/changed.py": b"new",
+        "fresh/deep/added.py": b"added",
+        "a/b": b"",
+        "fresh/deep": b"",
+        "fresh": b"",
+        ".": b"",
+    }
+    assert synced.inside(server.commits[1]) == {}
+
+
+def test_a_fresh_tree_a_changed_link_and_many_changes_are_synced_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many: Tree = {b"%d.py" % number: (FILE, b"%d" % number) for number in range(201)}
+    trees: list[Tree] = [
+        {b"x.py": (FILE, b"1")},
+        {b"x.py": (FILE, b"1"), b"link": (LINK, b"x.py")},
+        {b"x.py": (FILE, b"1"), b"link": (LINK, b"x.py"), **many},
+    ]
+    server = Server(tmp_path, trees)
+    synced = Synced(monkeypatch)
+    assert server.make(0).tree == "fresh"
+    assert server.make(1, recycle=[0]).tree == "moved"
+    assert server.make(2, recycle=[1]).tree == "moved"
+    assert synced.whole == [f".making-{commit}" for commit in server.commits]
