@@ -77,10 +77,10 @@ class Conversation:
         try:
             request = decode_request(line)
             self._current = request["id"]
-            self.send({"result": actions.perform(request["op"], request["args"])})
+            self.send({"result": actions.clean(actions.perform(request["op"], request["args"]))})
             return bool(request["op"] == "bye")
         except Exception as error:
-            self.send({"error": as_failure(error).as_dict()})
+            self.send(actions.clean({"error": as_failure(error).as_dict()}))
         return False
 
 
@@ -89,7 +89,8 @@ def _finish(actions: Actions) -> None:
     try:
         actions.finish()
     except Exception as error:
-        sys.stderr.write(f"lightship-agent: {as_failure(error).message!a}\n")
+        told = actions.clean(as_failure(error).as_dict())
+        sys.stderr.write(f"lightship-agent: {told['message']!a}\n")
 
 
 def main() -> int:

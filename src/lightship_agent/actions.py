@@ -21,6 +21,7 @@ from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
+from lightship_agent.redaction import Redaction
 from lightship_agent.requests import IMAGE, PrepareRequest, Reader
 from lightship_agent.space import require_space
 from lightship_agent.state import load_state
@@ -50,7 +51,8 @@ class Actions:
     """One conversation's operations. ``emit`` sends an event; ``called_off`` says whether anybody still listens."""
 
     def __init__(self, emit: Emit, called_off: Callable[[], bool]) -> None:
-        self._emit = emit
+        self._redaction = Redaction()
+        self._emit: Emit = lambda event: emit(self.clean(event))
         self._called_off = called_off
         self._lock: Optional[locks.ServiceLock] = None
         self._rollout: Optional[rollout.Rollout] = None
@@ -71,6 +73,10 @@ class Actions:
             raise ProtocolError("no-lock", f"{operation} needs the lock: say hello with lock: true")
         result: Dict[str, Any] = getattr(self, f"_{operation}")(args)
         return result
+
+    def clean(self, told: Any) -> Any:
+        """What is told, without the service's secrets."""
+        return self._redaction.clean(told)
 
     def finish(self) -> None:
         """The conversation is over, whether it was ended or broke: undo what is only prepared, finish what is live."""
@@ -94,14 +100,16 @@ class Actions:
         self._prefix = valid_service(paths.service if wanted is None else wanted, "container")
         self._who = read.text("who", "")
         why, wait, lock = read.text("why", ""), read.seconds("wait", 0.0), read.flag("lock")
+        take_over = read.flag("take_over")
         self._paths = paths
         self._engine = Engine(self._run)
-        self._journal = Journal(paths)
+        self._journal = Journal(paths, self.clean)
         self._mirror = Mirror(paths, self._run)
         self._instances = Instances(paths, self._engine, self._prefix, self._guard)
+        self._redaction.load(paths)
         recovered = None
         if lock:
-            recovered = self._take_lock(why, wait)
+            recovered = self._take_lock(why, wait, take_over)
         return {
             "protocol": protocol.VERSION,
             "agent": VERSION,
@@ -110,13 +118,15 @@ class Actions:
             "facts": facts.gather(paths, self._instances, self._journal),
         }
 
-    def _take_lock(self, why: str, wait: float) -> Optional[Dict[str, Any]]:
+    def _take_lock(self, why: str, wait: float, take_over: bool) -> Optional[Dict[str, Any]]:
         make_directories(self._known_paths)
         self._lock = locks.acquire(
             self._known_paths,
             who=self._who,
             why=why,
             wait_seconds=wait,
+            take_over=take_over,
+            in_step=self._journal.in_step,
             on_wait=lambda holder: self._emit(
                 {
                     "event": "step",
@@ -364,6 +374,9 @@ class Actions:
         if self._rollout is not None:
             raise ProtocolError("rollout-open", "a rollout is open already in this conversation")
         request = PrepareRequest.parse(args)
+        if request.env is not None:
+            self._guard()
+            self._redaction.remember(self._known_paths, request.secrets, request.env)
         try:
             self._rollout, answer = rollout.Rollout.prepare(self._tools(), request)
         except Refused:

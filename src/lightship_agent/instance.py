@@ -5,7 +5,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 import lightship_agent
 from lightship_agent.container import Container, ContainerSettings, Engine, create_command
@@ -14,7 +14,7 @@ from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import ServicePaths
 from lightship_agent.system import atomic_write, make_directory, read_trusted
 
-__all__ = ["Instances", "env_file", "install_runtime", "make_directories", "render_env", "settings_from"]
+__all__ = ["Instances", "env_file", "env_files", "install_runtime", "make_directories", "render_env", "settings_from"]
 
 register(
     runtime__install="a file of the runtime is about to be put in place",
@@ -63,6 +63,14 @@ def _runtime_file(name: str) -> bytes:
 def env_file(paths: ServicePaths, instance: int) -> Path:
     """The variables that an instance was created with."""
     return paths.state / f"env.{instance}"
+
+
+def env_files(paths: ServicePaths) -> Iterator[bytes]:
+    """The variables that the service and each of its containers were given."""
+    for path in (paths.env, *sorted(paths.state.glob("env.*"))):
+        data = read_trusted(path, _MAX_ENV)
+        if data is not None:
+            yield data
 
 
 def render_env(env: Mapping[str, str]) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -85,8 +85,10 @@ class Past:
 class Journal:
     """The journal and the history of one service. Written only by the holder of the lock."""
 
-    def __init__(self, paths: ServicePaths) -> None:
+    def __init__(self, paths: ServicePaths, clean: Callable[[Any], Any] = lambda data: data) -> None:
+        """``clean`` takes out of a step's data what is not to be kept."""
         self._paths = paths
+        self._clean = clean
 
     # --- the rollout under way
 
@@ -118,7 +120,8 @@ class Journal:
     def doing(self, step: str, data: Mapping[str, Any] | None = None) -> None:
         """A side effect is about to happen; this is on the disk before it does."""
         fail_point("journal.doing")
-        self._append({"phase": "doing", "step": step, "time": time.time(), "data": dict(data or {})}, durable=True)
+        entry = {"phase": "doing", "step": step, "time": time.time(), "data": self._clean(dict(data or {}))}
+        self._append(entry, durable=True)
 
     def done(self, step: str, result: Mapping[str, Any] | None = None) -> None:
         """The side effect has happened."""
@@ -169,6 +172,11 @@ class Journal:
             data=first.get("data") or {},
             steps=tuple(steps),
         )
+
+    def in_step(self) -> bool:
+        """Whether a side effect was begun that is not known to be over."""
+        pending = self.pending()
+        return pending is not None and any(not step.done for step in pending.steps)
 
     def _append(self, entry: Mapping[str, Any], *, durable: bool) -> None:
         line = _line(entry)

@@ -63,6 +63,11 @@ class ServicePaths:
         return self.home / "state"
 
     @property
+    def secret_names(self) -> Path:
+        """Which of the container's variables are secrets: their names."""
+        return self.state / "secrets"
+
+    @property
     def lock(self) -> Path:
         """The file whose flock is the service's lock."""
         return self.state / "lock"

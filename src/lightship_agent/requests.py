@@ -182,6 +182,7 @@ class PrepareRequest:
     container: Optional[ContainerSettings]
     stored: bool
     env: Optional[Mapping[str, str]]
+    secrets: Sequence[str]
 
     @classmethod
     def parse(cls, args: Mapping[str, Any]) -> "PrepareRequest":
@@ -211,6 +212,7 @@ class PrepareRequest:
             else None,
             stored=stored,
             env=Reader(inner, "container.").environment("env") if inner and "env" in inner else None,
+            secrets=Reader(inner, "container.").texts("secrets") if inner else (),
         )
 
 

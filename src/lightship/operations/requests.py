@@ -167,6 +167,7 @@ def container_args(service: Service, desired: Desired, env: Mapping[str, str]) -
         "ports": list(service.ports),
         "volumes": list(service.volumes),
         "env": dict(env),
+        "secrets": sorted(service.secrets),
         "fingerprint": desired.fingerprint,
         "settings_digest": desired.settings,
         "labels": {},
