@@ -135,6 +135,8 @@ def _code_reasons(facts: Facts, change: Change) -> tuple[str, ...]:
     others = [commit for commit in facts.loaded if commit != change.commit]
     if others:
         return (f"workers run {', '.join(short(one) for one in others)} and not {short(change.commit)}",)
+    if facts.container is not None and not facts.loaded:
+        return (f"no worker serves {short(change.commit)}",)
     return ()
 
 
