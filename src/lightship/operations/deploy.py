@@ -25,12 +25,12 @@ from lightship.result import PlanResult
 from lightship.rollout import Order, Rollout, RolloutResult, Session, overall
 from lightship.rollout.engine import as_refusal
 from lightship.rollout.events import PlanMade, StepDone, StepStarted
-from lightship.source.remote import Resolved, is_commit, resolve
+from lightship.source.remote import Resolved, check_ref, is_commit, resolve
 
 if TYPE_CHECKING:
     from lightship.config.secrets import Secret
 
-__all__ = ["Wanted", "deploy", "finish", "gravest_kind", "plan"]
+__all__ = ["Wanted", "check_commit", "deploy", "finish", "gravest_kind", "plan"]
 
 #: A lock that was waited for this long may have let a newer push pass: the ref is asked for again.
 _STALE_SECONDS = 2.0
@@ -60,6 +60,7 @@ class _Planned:
 
 async def plan(context: Context, wanted: Wanted) -> PlanResult:
     """What a deploy would do, without a lock and without doing it."""
+    _check(wanted)
     known = await _known_ref(context, wanted)
     env = {**context.service.env, **_revealed(await _secrets(context))}
     try:
@@ -91,6 +92,7 @@ async def _plan_once(
 
 async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutResult:
     """Bring a ref to the service's servers. Raises for what ends it before the rollout; else the result says all."""
+    _check(wanted)
     redactor = Redactor(context.emit)
     context = Context(context.config, context.service, redactor, context.connect)
     what = wanted.commit or wanted.ref or context.service.branch
@@ -124,17 +126,29 @@ async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutRes
     )
 
 
-async def _known_ref(context: Context, wanted: Wanted) -> Resolved | None:
-    """The commit, as far as it can be known without a server; ``None`` for a commit given in short."""
+def check_commit(option: str, commit: str) -> None:
+    """Refuse what cannot be a commit, not even in short."""
+    from lightship.config.rules import COMMIT, RuleError  # noqa: PLC0415
+
+    try:
+        COMMIT(commit)
+    except RuleError as error:
+        raise UsageError(f"{option} {commit[:100]!r} {error.rule}", code="bad-commit") from error
+
+
+def _check(wanted: Wanted) -> None:
+    """Refuse what cannot be, before a server or the git host hears of anything."""
     if wanted.commit is not None and wanted.ref is not None:
         raise UsageError("--ref and --commit exclude each other")
     if wanted.commit is not None:
-        from lightship.config.rules import COMMIT, RuleError  # noqa: PLC0415
+        check_commit("--commit", wanted.commit)
+    if wanted.ref is not None:
+        check_ref(wanted.ref)
 
-        try:
-            COMMIT(wanted.commit)
-        except RuleError as error:
-            raise UsageError(f"--commit {wanted.commit[:100]!r} {error.rule}", code="bad-commit") from error
+
+async def _known_ref(context: Context, wanted: Wanted) -> Resolved | None:
+    """The commit, as far as it can be known without a server; ``None`` for a commit given in short."""
+    if wanted.commit is not None:
         return Resolved(context.service.branch, wanted.commit, "commit") if is_commit(wanted.commit) else None
     return await resolve(context.service.repository, wanted.ref or context.service.branch)
 

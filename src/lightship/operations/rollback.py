@@ -7,7 +7,7 @@ import time
 from lightship.errors import RefusedError, UsageError
 from lightship.model import Facts, Plan, short
 from lightship.operations.context import Context, Redactor, sessions
-from lightship.operations.deploy import finish
+from lightship.operations.deploy import check_commit, finish
 from lightship.operations.requests import planned_shape, prepare_args
 from lightship.plan import make_rollback_plan
 from lightship.result import PlanResult
@@ -20,6 +20,8 @@ __all__ = ["rollback", "rollback_plan"]
 
 async def rollback(context: Context, to: str | None, started: float, *, wait: float = 0.0) -> RolloutResult:
     """Back to the previous release, or to the one that ``to`` names (the first digits will do)."""
+    if to is not None:
+        check_commit("--to", to)
     context = Context(context.config, context.service, Redactor(context.emit), context.connect)
     hello = context.hello(why=f"rollback {to or ''}".strip(), lock=True, wait=wait)
     context.emit(StepStarted("", "connect"))
@@ -33,6 +35,8 @@ async def rollback(context: Context, to: str | None, started: float, *, wait: fl
 
 async def rollback_plan(context: Context, to: str | None) -> PlanResult:
     """What a rollback would do, without a lock and without doing it."""
+    if to is not None:
+        check_commit("--to", to)
     async with sessions(context, context.hello(why="plan", lock=False)) as opened:
         plans = _plans(context, opened, to)
     first = plans[0][1]
@@ -72,12 +76,6 @@ def _target(facts: Facts, to: str | None) -> str:
                 code="no-previous",
             )
         return facts.previous
-    from lightship.config.rules import COMMIT, RuleError  # noqa: PLC0415
-
-    try:
-        COMMIT(to)
-    except RuleError as error:
-        raise UsageError(f"--to {to[:100]!r} {error.rule}", code="bad-commit") from error
     found = [release.commit for release in facts.releases if release.commit.startswith(to)]
     if len(found) == 1:
         return found[0]

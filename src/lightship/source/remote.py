@@ -18,7 +18,7 @@ from lightship.config.rules import REF, RuleError
 from lightship.config.secrets import redact
 from lightship.errors import RefusedError, UsageError
 
-__all__ = ["Resolved", "git_environment", "is_commit", "ls_remote_command", "parse_ls_remote", "resolve"]
+__all__ = ["Resolved", "check_ref", "git_environment", "is_commit", "ls_remote_command", "parse_ls_remote", "resolve"]
 
 #: Transports that run no program of the URL's choosing.
 ALLOWED_PROTOCOLS = "file:http:https:ssh"
@@ -106,12 +106,17 @@ def parse_ls_remote(output: str, ref: str) -> Resolved | None:
     return Resolved(ref, tagged, "tag") if tagged else None
 
 
-async def resolve(repository: Repository, ref: str, *, timeout: float = 30.0) -> Resolved:
-    """The commit of a branch, a tag or a full commit id. Raises ``UsageError`` or ``RefusedError``."""
+def check_ref(ref: str) -> None:
+    """Refuse what cannot be a ref, before anybody is asked for it."""
     try:
         REF(ref)
     except RuleError as error:
         raise UsageError(f"--ref {ref[:200]!r} {error.rule}", hint=error.hint, code="bad-ref") from error
+
+
+async def resolve(repository: Repository, ref: str, *, timeout: float = 30.0) -> Resolved:
+    """The commit of a branch, a tag or a full commit id. Raises ``UsageError`` or ``RefusedError``."""
+    check_ref(ref)
     if is_commit(ref):
         return Resolved(ref, ref, "commit")
     output = await _run(ls_remote_command(repository, ref), repository, timeout)
