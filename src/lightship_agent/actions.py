@@ -17,6 +17,7 @@ from lightship_agent.container import LABEL_ROOT, Engine, build_command, exec_co
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror, glob_match
+from lightship_agent.infra import infra_at, infra_from
 from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
@@ -219,24 +220,22 @@ class Actions:
         if live and not self._mirror.has_commit(live):
             live = None
         info = self._mirror.commit_info(commit)
+        infra = infra_at(self._known_paths, self._mirror, commit, globs, keep=self._lock is not None)
         answer: Dict[str, Any] = {
             "commit": commit,
             "subject": info.subject,
             "author": info.author,
             "time": info.time,
             "live": live,
-            "infra": self._mirror.infra_files(commit, globs),
+            "infra": infra,
             "env_changed": args.get("env") is not None and self._env_changed(env),
         }
-        return {**answer, **self._compared(live, commit, globs, migrations)}
+        infra_live = infra_from(self._mirror, commit, infra, live, globs) if live and live != commit else infra
+        return {**answer, "infra_live": infra_live if live else None, **self._compared(live, commit, migrations)}
 
-    def _compared(
-        self, live: Optional[str], commit: str, globs: Sequence[str], migrations: Sequence[str]
-    ) -> Dict[str, Any]:
+    def _compared(self, live: Optional[str], commit: str, migrations: Sequence[str]) -> Dict[str, Any]:
         if live is None or live == commit:
-            infra = self._mirror.infra_files(commit, globs) if live else None
-            same: Dict[str, Any] = {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0}
-            return {**same, "infra_live": infra, "migrations": []}
+            return {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0, "migrations": []}
         files = self._mirror.changed(live, commit)
         commits = self._mirror.log(live, commit, COMMITS_SHOWN)
         count = len(commits) if len(commits) < COMMITS_SHOWN else self._mirror.count(live, commit)
@@ -246,7 +245,6 @@ class Actions:
             "ahead": self._mirror.is_ancestor(live, commit),
             "files": [{"status": one.status, "path": one.path} for one in files[:FILES_SHOWN]],
             "files_count": len(files),
-            "infra_live": self._mirror.infra_files(live, globs),
             "migrations": _matching([one.path for one in files if one.status != "D"], migrations),
         }
 
