@@ -61,7 +61,17 @@ _SSH = (
     "ssh -oBatchMode=yes -oStrictHostKeyChecking=yes -oConnectTimeout=15 "
     "-oServerAliveInterval=10 -oServerAliveCountMax=3"
 )
-_KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_ASKPASS", "GIT_HTTP_USER_AGENT")
+_KEPT = (
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_SSL_CAINFO",
+    "GIT_SSL_CAPATH",
+    "GIT_ASKPASS",
+    "GIT_HTTP_USER_AGENT",
+    # When a server that falls silent is given up; without them after the 30 seconds of _NETWORK.
+    "GIT_HTTP_LOW_SPEED_LIMIT",
+    "GIT_HTTP_LOW_SPEED_TIME",
+)
 _ALWAYS = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "gc.auto=0", "maintenance.auto=false")
 _LOCAL = (
     "core.attributesFile=/dev/null",

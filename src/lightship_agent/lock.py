@@ -2,10 +2,13 @@
 
 No lock outlives its owner, so nothing ever has to be unlocked by hand. A program that changes something for the holder
 inherits the lock's descriptor (``ServiceLock.descriptor``): when the holder is killed, what it had begun still keeps
-the next one out until it is over, and the next one waits for that unasked. The file says who holds it. A holder that is
-alive but does not go on (stopped, or stuck in the kernel) can be overtaken: the file is replaced by another, and the
-number in state/fence, which every taking of the lock raises, shows the old holder that it is not the last one any more.
-It looks before each side effect (``check_fence``).
+the next one out until it is over, and the next one waits for that unasked. The file says who holds it.
+
+A holder that lives can be overtaken when somebody asks for that. One that works, or that stands still in the middle of
+a step, is killed: what it had begun is finished or undone as after any kill. One that was stopped between two steps is
+left alone: the file is replaced by another, and the number in state/fence, which every taking of the lock raises, shows
+the old holder, should it ever go on, that it is not the last one any more. It looks before each side effect
+(``check_fence``).
 """
 
 # os.* works on descriptors, and says which system call it is.
@@ -16,6 +19,8 @@ import contextlib
 import fcntl
 import json
 import os
+import select
+import signal
 import socket
 import stat
 import time
@@ -41,6 +46,8 @@ _MAX = 64 * 1024
 _SHOWN = 200
 _POLL = 0.05
 _LEFT_BEHIND = 45.0
+_STOPPED = (b"T", b"t")
+_DYING = 5.0
 
 
 @dataclass(frozen=True)
@@ -107,12 +114,13 @@ def acquire(
     wait_seconds: float = 0.0,
     on_wait: Callable[[Holder], None] | None = None,
     take_over: bool = False,
+    in_step: Callable[[], bool] = lambda: False,
 ) -> ServiceLock:
     """Take the lock of a service.
 
-    ``on_wait`` hears once who holds it. Raises Locked (``locked``) after ``wait_seconds``. ``take_over`` replaces the
-    lock of a holder that lives but does not go on, once the waiting was in vain. What a holder that was killed had
-    begun is waited for unasked.
+    ``on_wait`` hears once who holds it. Raises Locked (``locked``) after ``wait_seconds``. ``take_over`` overtakes the
+    holder once the waiting was in vain; ``in_step`` says whether it is in the middle of a step. What a holder that was
+    killed had begun is waited for unasked.
     """
     begun = time.monotonic()
     told = False
@@ -130,6 +138,9 @@ def acquire(
                 continue
             if not take_over:
                 raise _locked(holder)
+            if _end(paths, holder, in_step):
+                begun, take_over = time.monotonic(), False
+                continue
             fd = _replace(paths)
         fail_point("lock.taken")
         try:
@@ -162,15 +173,57 @@ def read_holder(paths: ServicePaths) -> Holder | None:
 
 def _has_ended(holder: Holder) -> bool:
     """The holder's process is gone, so what holds the lock is a program that it had started."""
+    return _process_state(holder) in (b"Z", b"X", b"")
+
+
+def _process_state(holder: Holder) -> bytes | None:
+    """The kernel's letter for the state of the holder's process; empty when it is gone, None when that is unknown."""
     if holder.host != socket.gethostname() or holder.pid <= 0:
-        return False
+        return None
     try:
         with open(f"/proc/{holder.pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
+            return file.read().rpartition(b")")[2].split()[0]
     except FileNotFoundError:
-        return os.path.exists("/proc/self/stat")
+        return b"" if os.path.exists("/proc/self/stat") else None
+    except (OSError, IndexError):
+        return None
+
+
+def _end(paths: ServicePaths, holder: Holder, in_step: Callable[[], bool]) -> bool:
+    """Kill the holder, unless it is stopped between two steps: then the fence is enough. Whether it was killed.
+
+    The number alone proves nothing: only a process that has the lock's file open is the holder.
+    """
+    if _process_state(holder) is None:
+        return False
+    try:
+        process = os.pidfd_open(holder.pid)
+    except OSError:
+        return _has_ended(holder)
+    try:
+        if not _has_open(holder.pid, paths.lock) or (_process_state(holder) in _STOPPED and not in_step()):
+            return False
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        # A process stuck in the kernel dies later, or never: then the lock is replaced after all.
+        return bool(select.select([process], [], [], _DYING)[0])
     except OSError:
         return False
+    finally:
+        os.close(process)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether a process has this very file open."""
+    try:
+        wanted = os.lstat(path)
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(f"/proc/{pid}/fd/{name}")
+                if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    return True
+    except OSError:
+        return False
+    return False
 
 
 def _try(paths: ServicePaths) -> int | None:
@@ -252,6 +305,6 @@ def _locked(holder: Holder) -> Locked:
     return Locked(
         "locked",
         f"{printable(holder.who)} holds the lock since {since}{doing}, as process {holder.pid}",
-        hint="Wait for it (--wait), or ask who holds it.",
+        hint="Wait for it (--wait), ask who holds it, or end it and go on (--take-over).",
         detail={"who": holder.who, "since": holder.since, "why": holder.why, "pid": holder.pid},
     )

@@ -59,6 +59,14 @@ WaitOption = Annotated[
         "--wait", help="Wait this long when somebody else is changing the service.", metavar="SECONDS", min=0, max=86400
     ),
 ]
+TakeOverOption = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="When the wait was in vain, end whoever holds the lock (who, stands in the error) and go on. What was "
+        "begun there is finished or undone first.",
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and why, without doing it.")]
 ToOption = Annotated[
     str | None,
@@ -91,6 +99,7 @@ def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
     dry_run: DryRunOption = False,
     retry: RetryOption = False,
     wait: WaitOption = 0.0,
+    take_over: TakeOverOption = False,
     config: ConfigOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -100,7 +109,7 @@ def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
     The kind of deploy follows from what changed: code alone is a code deploy; a change of the infrastructure files
     or of the container's settings makes a new container.
     """
-    wanted = _wanted(ref, commit, kind, retry, wait)
+    wanted = replace(_wanted(ref, commit, kind, retry, wait), take_over=take_over)
     if dry_run:
         _show_plan("deploy", service, wanted, config, json)
         return
@@ -140,6 +149,7 @@ def rollback(
     to: ToOption = None,
     dry_run: DryRunOption = False,
     wait: WaitOption = 0.0,
+    take_over: TakeOverOption = False,
     config: ConfigOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -159,7 +169,9 @@ def rollback(
     with make_progress(context.service.name, json=json, verbose=verbose) as progress:
         watch = _Watch(progress)
         shown = replace(context, emit=watch)
-        result = run_async(lambda: operations.rollback(shown, to, start(), wait=wait), live=lambda: watch.live)
+        result = run_async(
+            lambda: operations.rollback(shown, to, start(), wait=wait, take_over=take_over), live=lambda: watch.live
+        )
     answer_rollout("rollback", result, json=json, verbose=verbose)
 
 

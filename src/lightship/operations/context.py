@@ -40,7 +40,7 @@ class Context:
     emit: Emit
     connect: Connect
 
-    def hello(self, *, why: str, lock: bool, wait: float = 0.0) -> Hello:
+    def hello(self, *, why: str, lock: bool, wait: float = 0.0, take_over: bool = False) -> Hello:
         """The words that open each conversation of a command."""
         return Hello(
             service=self.service.name,
@@ -50,6 +50,7 @@ class Context:
             why=why,
             lock=lock,
             wait=wait,
+            take_over=take_over,
         )
 
 

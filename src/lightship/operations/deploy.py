@@ -47,6 +47,7 @@ class Wanted:
     kind: Override | None = None
     retry: bool = False
     wait: float = 0.0
+    take_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutRes
     redactor = Redactor(context.emit)
     context = Context(context.config, context.service, redactor, context.connect)
     what = wanted.commit or wanted.ref or context.service.branch
-    hello = context.hello(why=f"deploy {what}", lock=True, wait=wanted.wait)
+    hello = context.hello(why=f"deploy {what}", lock=True, wait=wanted.wait, take_over=wanted.take_over)
     began = time.monotonic()
     context.emit(StepStarted("", "connect"))
     known = asyncio.create_task(_known_ref(context, wanted))

@@ -18,12 +18,14 @@ from lightship.source.remote import Resolved
 __all__ = ["rollback", "rollback_plan"]
 
 
-async def rollback(context: Context, to: str | None, started: float, *, wait: float = 0.0) -> RolloutResult:
+async def rollback(
+    context: Context, to: str | None, started: float, *, wait: float = 0.0, take_over: bool = False
+) -> RolloutResult:
     """Back to the previous release, or to the one that ``to`` names (the first digits will do)."""
     if to is not None:
         check_commit("--to", to)
     context = Context(context.config, context.service, Redactor(context.emit), context.connect)
-    hello = context.hello(why=f"rollback {to or ''}".strip(), lock=True, wait=wait)
+    hello = context.hello(why=f"rollback {to or ''}".strip(), lock=True, wait=wait, take_over=take_over)
     context.emit(StepStarted("", "connect"))
     began = time.perf_counter()
     async with sessions(context, hello) as opened:

@@ -23,7 +23,16 @@ class Hello:
     """The words that open each conversation of a command."""
 
     def __init__(
-        self, *, service: str, root: str, container: str, who: str, why: str, lock: bool, wait: float = 0.0
+        self,
+        *,
+        service: str,
+        root: str,
+        container: str,
+        who: str,
+        why: str,
+        lock: bool,
+        wait: float = 0.0,
+        take_over: bool = False,
     ) -> None:
         self._words: dict[str, Any] = {
             "protocol": PROTOCOL,
@@ -34,6 +43,7 @@ class Hello:
             "why": why,
             "lock": lock,
             "wait": wait,
+            "take_over": take_over,
         }
 
     def words(self, **changes: Any) -> dict[str, Any]:
@@ -83,7 +93,7 @@ class Session:
     async def reopen(self) -> Self:
         """After a lost connection: ask again what the server runs. The old agent may need a while to finish."""
         await self.close()
-        return await self.open(lock=True, wait=120.0)
+        return await self.open(lock=True, wait=120.0, take_over=False)
 
     async def call(self, op: str, args: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Any:
         """Ask the agent; its events become the rollout's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -128,6 +129,33 @@ def test_a_stopped_holder_is_overtaken_and_notices(paths: ServicePaths) -> None:
             found.check_fence()
             with pytest.raises(Locked):
                 take(paths)
+
+
+def test_a_holder_that_works_is_killed_by_whoever_takes_over(paths: ServicePaths) -> None:
+    with holder(paths) as child, take(paths, take_over=True) as found:
+        assert child.wait(5) == -signal.SIGKILL
+        assert found.fence == 2
+        found.check_fence()
+
+
+def test_a_holder_that_is_stopped_within_a_step_is_killed_since_it_would_go_on_with_it(paths: ServicePaths) -> None:
+    with holder(paths) as child:
+        os.kill(child.pid, signal.SIGSTOP)
+        with take(paths, take_over=True, in_step=lambda: True) as found:
+            assert child.wait(5) == -signal.SIGKILL
+            found.check_fence()
+
+
+def test_a_process_that_only_has_the_holder_s_number_is_left_alone(paths: ServicePaths) -> None:
+    with holder(paths) as child, subprocess.Popen(["sleep", "60"]) as other:
+        told = json.loads(paths.lock.read_text())
+        paths.lock.write_text(json.dumps({**told, "pid": other.pid}))
+        with take(paths, take_over=True) as found:
+            found.check_fence()
+            assert other.poll() is None
+            answer, _ = child.communicate("\n", timeout=5)
+            assert answer == "fenced\n"
+        other.kill()
 
 
 def test_a_removed_lock_file_fences(paths: ServicePaths) -> None:
