@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from lightship_agent import VERSION, facts, protocol, rollout
+from lightship_agent import VERSION, facts, protocol, recovery, rollout
 from lightship_agent import lock as locks
 from lightship_agent import release as releases
 from lightship_agent.container import LABEL_ROOT, Engine, build_command, exec_command
@@ -140,10 +140,12 @@ class Actions:
         pending = self._journal.pending()
         if pending is None:
             releases.clean_unfinished(self._known_paths)
+            recovery.adopt(self._tools())
             return None
         with self._step("recover") as detail:
             fail_point("recover.begin")
-            told = rollout.recover(self._tools(), pending)
+            told = recovery.recover(self._tools(), pending)
+            recovery.adopt(self._tools())
             fail_point("recover.end")
             detail.update(outcome=told["outcome"])
         return told

@@ -162,6 +162,13 @@ class Instances:
         self.engine.remove(name)
         fail_point("instance.removed")
 
+    def forget(self, number: int) -> None:
+        """Remove what an instance was told and given."""
+        self.guard()
+        self.paths.instance_file(number).unlink(missing_ok=True)
+        env_file(self.paths, number).unlink(missing_ok=True)
+        self.paths.closed(number).unlink(missing_ok=True)
+
     def others(self, keep: int) -> List[Container]:
         """The service's containers but for one instance."""
         return [found for found in self.engine.containers_of(self.paths) if found.name != self.name(keep)]

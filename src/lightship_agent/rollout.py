@@ -20,7 +20,7 @@ from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror
 from lightship_agent.health import HealthCheck, wait_healthy
 from lightship_agent.instance import Instances, describe, env_file, install_runtime, require, settings_from
-from lightship_agent.journal import Journal, Pending
+from lightship_agent.journal import Journal
 from lightship_agent.paths import ServicePaths
 from lightship_agent.reload import Booted, Patience, SlotReload, TouchReload, idle_slot, live_slot
 from lightship_agent.requests import PrepareRequest
@@ -259,7 +259,7 @@ class Rollout:
         if situation.replaces:
             tools.instances.remove(tools.instances.check_name(situation.instance))
             tools.instances.remove(tools.instances.name(situation.instance))
-            self._forget_instance(situation.instance)
+            tools.instances.forget(situation.instance)
         elif situation.way == "swap":
             self._leave_only(situation.old_slot)
         if failed and releases.load(tools.paths, situation.commit) and situation.commit != situation.previous:
@@ -275,11 +275,6 @@ class Rollout:
         if error.code in ("container-down", "container-restarted"):
             return self.situation.replaces or bool(error.detail.get("out_of_memory"))
         return error.code in BLAMES_RELEASE
-
-    def _forget_instance(self, number: int) -> None:
-        self.tools.paths.instance_file(number).unlink(missing_ok=True)
-        env_file(self.tools.paths, number).unlink(missing_ok=True)
-        self.tools.paths.closed(number).unlink(missing_ok=True)
 
     # --- activate -----------------------------------------------------------------
 
@@ -446,7 +441,7 @@ class Rollout:
         for container in tools.instances.others(situation.instance):
             tools.instances.remove(container.name)
             if container.instance != situation.instance:
-                self._forget_instance(container.instance)
+                tools.instances.forget(container.instance)
 
     # --- revert -------------------------------------------------------------------
 
@@ -497,7 +492,7 @@ class Rollout:
                 # What serves now is better than nothing.
                 raise AgentFailure("container-missing", "the old container is gone")
             instances.remove(instances.name(situation.instance))
-            self._forget_instance(situation.instance)
+            tools.instances.forget(situation.instance)
             if situation.previous:
                 self._flip_back(situation.previous)
             else:
@@ -723,62 +718,6 @@ def prune(tools: Tools, keep: int) -> List[str]:
         releases.discard(tools.paths, one.commit)
         gone.append(one.commit)
     return gone
-
-
-def recover(tools: Tools, pending: Pending) -> Dict[str, Any]:
-    """Finish or undo a rollout that ended in the middle; returns what it was and what became of it."""
-    told = {"rollout": pending.rollout, "kind": pending.kind, "commit": pending.commit, "previous": pending.previous}
-    releases.clean_unfinished(tools.paths)
-    try:
-        situation = Situation(**pending.data)
-    except TypeError:
-        tools.journal.end("aborted")
-        return {**told, "outcome": "aborted"}
-    rollout = Rollout(tools, situation)
-    if pending.last("activate") is None:
-        rollout.abort()
-        return {**told, "outcome": "aborted"}
-    rollout.activated = True
-    committing, reverting = pending.last("commit"), pending.last("revert")
-    if reverting is None and not situation.replaces and releases.current_commit(tools.paths) != situation.commit:
-        # Nobody saw the new release yet: the old one stays.
-        rollout.abort()
-        return {**told, "outcome": "aborted"}
-    try:
-        if reverting is not None:
-            rollout.revert("the way back was interrupted")
-            return {**told, "outcome": "reverted"}
-        return {**told, **_finish(rollout, verified=bool(committing and committing.done))}
-    except Degraded as error:
-        # What can be done was tried. The rollout that comes now is what may help.
-        return {**told, "outcome": "degraded", "reason": error.message}
-
-
-def _finish(rollout: Rollout, *, verified: bool) -> Dict[str, Any]:
-    """Bring a rollout that went live to its end. What was written down as stable is not questioned again."""
-    if not verified:
-        try:
-            _finish_activation(rollout)
-            rollout.verify()
-        except AgentFailure as error:
-            rollout.revert(error.message, failed=rollout.blames(error))
-            return {"outcome": "reverted", "reason": error.message}
-    rollout.commit(rollout.situation.keep)
-    return {"outcome": "done"}
-
-
-@contained
-def _finish_activation(rollout: Rollout) -> None:
-    """Do again what of ``activate`` may not have happened; doing it twice changes nothing."""
-    tools, situation = rollout.tools, rollout.situation
-    if situation.replaces:
-        rollout._switch_containers()
-        return
-    container = rollout._container()
-    if not container.running:
-        tools.instances.start(container.name)
-    if situation.way != "swap":
-        rollout._touch(container).touch()
 
 
 def revert_or_raise(rollout: Rollout, error: AgentFailure) -> Reverted:

@@ -65,7 +65,7 @@ def protected_releases(paths: ServicePaths) -> Set[str]:
 
 
 def releases_in_use(paths: ServicePaths, *, left: bool = False) -> Set[str]:
-    """The releases that serve, or that a slot is to run or runs; with ``left``, also what slots that stopped ran last."""
+    """The releases that serve, or that a slot is to run or runs; with ``left`` also what stopped slots ran last."""
     found: Set[Optional[str]] = {releases.current_commit(paths)}
     for path in paths.instances.glob("*.json"):
         if path.stem.isdigit():
