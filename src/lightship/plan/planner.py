@@ -121,7 +121,7 @@ def _container_reasons(facts: Facts, change: Change, desired: Desired) -> tuple[
     return tuple(reasons)
 
 
-def _code_reasons(facts: Facts, change: Change) -> tuple[str, ...]:
+def _code_reasons(facts: Facts, change: Change) -> tuple[str, ...]:  # noqa: PLR0911 - one for each reason
     if facts.current is None:
         # A container without a release: a first deploy that was cut off.
         return ("the first release in this container",) if facts.container is not None else ()

@@ -15,7 +15,8 @@ import sys
 import time
 
 GRACE = 5.0
-TIMED_OUT = 124
+# As timeout(1) and shells have them.
+TIMED_OUT, NOT_RUNNABLE, NOT_FOUND = 124, 126, 127
 LOOK = 0.02
 
 
@@ -41,7 +42,11 @@ def input_closed():
 
 def main():
     deadline = time.monotonic() + float(sys.argv[1])
-    process = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        process = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=True)
+    except OSError as error:
+        sys.stderr.write("cannot run %s: %s\n" % (sys.argv[2], error.strerror))
+        return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_RUNNABLE
     while process.poll() is None:
         if time.monotonic() > deadline or input_closed():
             end(process)
