@@ -234,6 +234,13 @@ class Site:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode(), error.headers.get("X-Release", "")
 
+    def answers(self) -> bool:
+        """Whether the service answers at all, and not with an error."""
+        try:
+            return self.get()[0] < 500
+        except OSError:
+            return False
+
     def load(self, rate: float = 100, seconds: float = 120, **options: Any) -> Load:
         """A load on the service, to be used as a context."""
         return Load(self.url + "/", rate=rate, seconds=seconds, **options)
