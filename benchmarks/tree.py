@@ -177,10 +177,8 @@ def run(options: Options) -> Report:
                 if number >= 0:
                     samples.append({"pair": number, "way": f"{place.count} files", "seconds": round(seconds, 6)})
         say("tree: comparing with fresh checkouts")
+        # Each tree has been forward and back many times by now: whatever a step leaves behind is there to be found.
         wrong = sum(place.differences() for place in places)
-        for place in places:
-            place.step()
-        wrong += sum(place.differences() for place in places)
     return report_of(samples, wrong, options.quick)
 
 
@@ -194,7 +192,7 @@ def report_of(samples: Sequence[Figures], wrong: int, quick: bool) -> Report:
         title="The tree step",
         promises=[
             Promise(title, median(found), LIMIT, "times", len(found)),
-            Promise("entries that differ from a fresh checkout", wrong, 0, "entries", 4, "exactly"),
+            Promise("entries that differ from a fresh checkout", wrong, 0, "entries", 2, "exactly"),
         ],
         figures=[{"repository": way, "seconds": median(of_way(samples, way, "seconds"))} for way in (small, large)],
         samples=samples,
