@@ -5,7 +5,7 @@ UNIT := tests/unit tests/contract
 export GIT_CONFIG_NOSYSTEM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine demo test unit lint format bench soak lock clean
+.PHONY: help setup engine demo test torture unit lint format bench soak lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ unit: setup ## the tests that need no engine
 
 test: lint engine ## lint, then every test on the real engine
 	@$(VENV)/pytest -n 2 --dist loadgroup --durations=15 $(ARGS)
+
+torture: setup engine ## cut deploys off at random places: N=1000 runs, from SEED=1 on
+	@PYTHONPATH=tests $(VENV)/python -m support.torture --runs $(or $(N),100) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: setup engine ## the measured promises, as ratios
 	@$(VENV)/python -m benchmarks $(ARGS)

@@ -233,7 +233,7 @@ class Rollout:
                 return
         if isinstance(error, RefusedError) and not isinstance(error, TransportError) and one.error is not None:
             # The agent has nothing to go back from: it never flipped.
-            one.outcome = "refused"
+            one.outcome, one.error = "refused", as_refusal(one.error)
             return
         one.outcome = "degraded"
         cause = f"{one.error.message}; " if one.error is not None else ""
