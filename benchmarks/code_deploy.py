@@ -41,8 +41,8 @@ PAIRS, QUICK_PAIRS, SLOW_PAIRS = 9, 3, 5
 WARM_UP = 3
 RATE = 100
 IMPORT, SLOW_IMPORT = 0.1, 2.0
-# A load that has just begun, and a container after a deploy, are let settle; then comes the quiet stretch.
-SETTLE, QUIET, AFTER = 0.7, 3.0, 1.0
+# What has just begun is let settle: the load before the deploy, and the service after it, before the quiet stretch.
+SETTLE, AFTER, MARGIN = 1.0, 1.5, 0.5
 PATIENCE = 60
 OURS, BY_HAND = "lightship", "by hand"
 WORKER = 7
@@ -130,31 +130,29 @@ class WithLightship:
 Way = ByHand | WithLightship
 
 
-def measure(way: Way, version: str, quiet: float) -> Figures:
-    """One deploy under load, with a quiet stretch right before it."""
+def measure(way: Way, version: str) -> Figures:
+    """One deploy under load, with a quiet stretch as long right after it."""
     with Load(way.url + "/", rate=RATE, seconds=300, capture=r"\A(.+)\Z") as load:
-        time.sleep(SETTLE + quiet)
+        time.sleep(SETTLE)
         began = time.monotonic()
         way.deploy()
         ended = time.monotonic()
         if not load.wait_for_mark(version, PATIENCE):
             raise BenchmarkError(f"{way.url} did not answer with version {version} within {PATIENCE} s")
-        time.sleep(AFTER)
-    return figures_of(load.report, version, began, ended, quiet)
+        time.sleep(AFTER + (time.monotonic() - began) + MARGIN)
+    return figures_of(load.report, version, began, ended)
 
 
-def figures_of(report: LoadReport, version: str, began: float, ended: float, quiet: float) -> Figures:
-    """What the load saw: of the deploy itself, and of a stretch as long that ended when it began."""
+def figures_of(report: LoadReport, version: str, began: float, ended: float) -> Figures:
+    """What the load saw: of the deploy itself, and of a stretch as long that began a little after its end."""
     since = report.all_marked_after(version)
     if since is None:
         raise BenchmarkError(f"version {version} was never all that answered: {report.timeline()[-5:]}")
     until = max(since, ended)
     length = until - began
-    if length > quiet:
-        raise BenchmarkError(
-            f"the deploy took {length:.1f} s: longer than the quiet stretch of {quiet:.1f} s beside it"
-        )
-    during, before = report.window(began, until), report.window(began - length, began)
+    during, after = report.window(began, until), report.window(until + AFTER, until + AFTER + length)
+    if report.records[-1].end < until + AFTER + length:
+        raise BenchmarkError(f"the load ended before a quiet stretch of {length:.2f} s was over")
     return {
         "command": round(ended - began, 4),
         "all_new": round(since - began, 4),
@@ -162,8 +160,8 @@ def figures_of(report: LoadReport, version: str, began: float, ended: float, qui
         "failed": len(report.failed),
         "worst": round(during.worst, 5),
         "p99": round(during.p99, 5),
-        "quiet_worst": round(before.worst, 5),
-        "quiet_p99": round(before.p99, 5),
+        "quiet_worst": round(after.worst, 5),
+        "quiet_p99": round(after.p99, 5),
     }
 
 
@@ -176,7 +174,9 @@ def both_ways() -> Iterator[tuple[Site, list[tuple[str, Way]]]]:
             # Two releases are kept, so that after a few deploys each is made from one that goes, as on a real server.
             site = Site(engine, folder / "site", settings={"keep": 2})
             say("code deploy: building the image and starting both services")
-            site.deploy()
+            first = site.run("deploy")
+            if first.status:
+                raise BenchmarkError(f"the first deploy ended with {first.status}: {first.stderr[-1000:]}")
             image = engine.docker("inspect", "--format", "{{.Image}}", site.container())
             by_hand = ByHand(engine, site.repository, folder / "by-hand", image)
             by_hand.start()
@@ -194,7 +194,7 @@ def take_turns(
         version = f"i{import_seconds:g}-{number}"
         site.change(version, import_seconds=import_seconds)
         for name, way in ways:
-            found = measure(way, version, QUIET + 1.5 * import_seconds)
+            found = measure(way, version)
             samples.append({"import": import_seconds, "pair": number, "way": name, **found})
             say(
                 f"  {version} {name:9} all new {found['all_new']:.2f} s, worst {found['worst'] * 1000:.0f} ms, "
@@ -210,7 +210,7 @@ def run(options: Options) -> Report:
             version = f"warm-{number}"
             site.change(version, import_seconds=IMPORT)
             for _, way in ways:
-                measure(way, version, QUIET)
+                measure(way, version)
         take_turns(site, ways, options.pairs(PAIRS, QUICK_PAIRS), IMPORT, samples)
         if options.full:
             take_turns(site, ways, options.pairs(SLOW_PAIRS, QUICK_PAIRS), SLOW_IMPORT, samples)

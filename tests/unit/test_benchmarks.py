@@ -185,30 +185,34 @@ def request(n: int, version: str, wait: float = 0.01, error: str | None = None) 
     return Record(n, "/", due, due, due + wait, due, None if error else 200, error, None, version)
 
 
+def seen(*changes: Record) -> LoadReport:
+    """Ten requests a second for 8 s, the new version from the 31st on, but for these."""
+    records = {n: request(n, "old" if n < 31 else "new") for n in range(80)} | {one.n: one for one in changes}
+    return LoadReport(tuple(records.values()))
+
+
 def test_a_deploy_is_measured_from_its_start_until_every_response_is_new() -> None:
-    # A stall before the quiet stretch and one after the deploy are not of the deploy; a late old response is.
-    records = [request(n, "old") for n in range(30)]
-    records += [request(30, "old", wait=0.95), request(31, "new"), *(request(n, "new") for n in range(32, 60))]
-    records[5], records[25], records[50] = request(5, "old", 0.5), request(25, "old", 0.04), request(50, "new", 0.5)
-    found = code_deploy.figures_of(LoadReport(tuple(records)), "new", began=2.95, ended=3.5, quiet=2.5)
+    # A stall before the deploy, and one right after it, are neither of the deploy nor of the quiet stretch.
+    stalls = request(5, "old", 0.5), request(30, "old", 0.95), request(45, "new", 0.7), request(60, "new", 0.04)
+    found = code_deploy.figures_of(seen(*stalls), "new", began=2.95, ended=3.5)
     assert found["all_new"] == pytest.approx(4.01 - 2.95, abs=0.001)
     assert (found["command"], found["worst"], found["quiet_worst"]) == (0.55, 0.95, 0.04)
     assert found["failed"] == 0
 
 
-def test_failed_requests_count_from_before_the_deploy_until_after_it() -> None:
-    records = [request(n, "old" if n < 31 else "new") for n in range(60)]
-    records[2], records[40] = request(2, "", error="reset"), request(40, "", error="refused")
-    found = code_deploy.figures_of(LoadReport(tuple(records)), "new", began=3.0, ended=3.2, quiet=2.5)
-    assert found["failed"] == 2
+def test_failed_requests_count_from_before_the_deploy_until_the_end() -> None:
+    lost = request(2, "", error="reset"), request(31, "", error="refused")
+    assert code_deploy.figures_of(seen(*lost), "new", began=3.0, ended=3.2)["failed"] == 2
 
 
-def test_a_deploy_that_never_got_through_or_outgrew_its_quiet_stretch_is_no_measurement() -> None:
-    seen = LoadReport(tuple(request(n, "old" if n < 31 else "new") for n in range(60)))
+def test_a_deploy_that_never_got_through_or_has_no_quiet_stretch_is_no_measurement() -> None:
     with pytest.raises(BenchmarkError, match="never all that answered"):
-        code_deploy.figures_of(seen, "newer", 3.0, 3.2, 2.5)
-    with pytest.raises(BenchmarkError, match="longer than the quiet stretch"):
-        code_deploy.figures_of(seen, "new", 1.0, 5.0, 2.5)
+        code_deploy.figures_of(seen(), "newer", 3.0, 3.2)
+    with pytest.raises(BenchmarkError, match="before a quiet stretch"):
+        code_deploy.figures_of(seen(), "new", 1.0, 5.0)
+    with pytest.raises(BenchmarkError, match="before a quiet stretch"):
+        # A failure at the very end: only after it all was new.
+        code_deploy.figures_of(seen(request(78, "", error="reset")), "new", 3.0, 3.2)
 
 
 def deploys(all_new: float, failed: int, worst: float) -> Report:
