@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import json
 import os
 import random
 import re
@@ -30,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import urllib.error
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +43,7 @@ from lightship_agent.instance import Instances
 from lightship_agent.journal import Journal
 from lightship_agent.paths import ServicePaths
 from lightship_agent.release import load_all, verify_tree
+from lightship_agent.state import load_state
 from support.engine import Engine, ensure
 from support.load import Load, LoadReport
 from support.site import Said, Site, version_file
@@ -210,7 +211,11 @@ class Torture:
         self.site.configure(checks=[], migrate=None)
         match operation:
             case "rollback":
-                target = json.loads((self.site.home / "state" / "state.json").read_text())["previous"]
+                target = self._previous()
+                if target is None:  # after a first deploy
+                    self._code()
+                    self.site.deploy()
+                    target = self._previous() or ""
                 return ["rollback", "--json", "--to", target], target
             case "container":
                 self.site.configure(env={"CHANGE": str(self._count)}, image=self._built)
@@ -243,6 +248,9 @@ class Torture:
                 self.site.configure(image=self._built)
                 return deploy, self._code()
         return deploy, self._code(sick=operation == "sick", broken=operation == "refused")
+
+    def _previous(self) -> str | None:
+        return load_state(self.paths).previous
 
     @property
     def _built(self) -> dict[str, Any]:
@@ -595,6 +603,8 @@ def _runs(torture: Torture, draws: Sequence[Draw]) -> int:
                 try:
                     how = torture.run(one)
                 except Exception as found:
+                    if not isinstance(found, Violation):
+                        traceback.print_exc()
                     print(f"{number}/{len(draws)} {one}: VIOLATED\n{found}\n")
                     print(f"this run again: make torture N=1 SEED={one.seed}")
                     print(f"with all that came before it: make torture N={number} SEED={draws[0].seed}")

@@ -1,8 +1,8 @@
 """Named places where a test makes the controller die, stop or fail: before and after each operation of an agent.
 
 They do nothing unless the environment holds LIGHTSHIP_TESTING=1, and LIGHTSHIP_FAILPOINTS names them, in the same words
-as the agent's own (``lightship_agent.failpoints``): ``ask.activate=kill,answered.verify=error``. Both sides pass over
-the names that are not theirs.
+as the agent's own (``lightship_agent.failpoints``): ``ask.activate=kill,answered.verify=error``; ``ask.hello=kill@2``
+waits for the second time. Both sides pass over the names that are not theirs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ __all__ = ["FAIL_POINTS", "answered", "ask"]
 
 FAIL_POINTS = tuple(f"{moment}.{op}" for op in OPERATIONS for moment in ("ask", "answered"))
 """All of them; ``ask.<operation>`` is right before it is sent, ``answered.<operation>`` right after its answer came."""
+
+
+_times: dict[str, int] = {}
 
 
 def ask(op: str) -> None:
@@ -34,9 +37,11 @@ def _fail_point(name: str) -> None:
         return
     if name not in FAIL_POINTS:
         raise LookupError(f"there is no fail point {name}")
+    _times[name] = _times.get(name, 0) + 1
     for entry in os.environ.get("LIGHTSHIP_FAILPOINTS", "").split(","):
-        point, _, action = entry.strip().partition("=")
-        if point != name:
+        point, _, words = entry.strip().partition("=")
+        action, _, number = words.partition("@")
+        if point != name or _times[name] < int(number or 1):
             continue
         if action in ("kill", "stop"):
             os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
