@@ -223,7 +223,10 @@ class Engine:
         answer = self._get("/version")
         if answer is not None:
             return str(answer.get("Version", "")) or None
-        done = self._run(["docker", "version", "--format", "{{.Server.Version}}"], timeout=15)
+        try:
+            done = self._run(["docker", "version", "--format", "{{.Server.Version}}"], timeout=15)
+        except AgentFailure:  # there is not even the command: that is for what needs it to say
+            return None
         return done.out.strip() or None if done.status == 0 else None
 
     def container(self, name: str) -> Optional[Container]:

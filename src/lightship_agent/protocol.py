@@ -30,6 +30,7 @@ __all__ = ["LOCKING_OPERATIONS", "MAX_LINE", "OPERATIONS", "OUTCOMES", "VERSION"
 
 VERSION = 1
 MAX_LINE = 8 * 1024 * 1024
+DEEPEST = 40
 
 OUTCOMES = ("failed", "usage", "refused", "reverted", "degraded", "locked")
 
@@ -44,6 +45,21 @@ def encode(message: Dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode("utf-8") + b"\n"
 
 
+def _too_deep(message: object) -> bool:
+    """Whether values lie deeper in one another than in any request; what works on them goes down by calls."""
+    level = [message]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def decode_request(line: bytes) -> Dict[str, Any]:
     """A request from one line; raises ``ProtocolError`` (code ``bad-request``) for anything that is not one."""
     if len(line) > MAX_LINE:
@@ -54,6 +70,8 @@ def decode_request(line: bytes) -> Dict[str, Any]:
         raise ProtocolError("bad-request", f"a request is not one line of JSON: {error}"[:300]) from None
     if not isinstance(message, dict):
         raise ProtocolError("bad-request", "a request is not a JSON object")
+    if _too_deep(message):
+        raise ProtocolError("bad-request", "a request's values lie too deep in one another")
     number, operation, args = message.get("id"), message.get("op"), message.get("args", {})
     if not isinstance(number, int) or isinstance(number, bool):
         raise ProtocolError("bad-request", "a request's id is not a whole number")

@@ -14,9 +14,10 @@ __all__ = ["Check", "Migration", "PrepareRequest", "Reader"]
 
 KINDS = ("code", "container", "full")
 RELOADS = ("swap", "touch", "chain")
-APP = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?")
+APP = re.compile(r"(?=.{1,255}\Z)[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?")
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._/:@-]{0,300}")
 LONGEST_HEALTH = 3600.0
+STATUS = re.compile(r"[1-5][0-9]{2}(-[1-5][0-9]{2})?", re.ASCII)
 T = TypeVar("T")
 
 
@@ -190,7 +191,7 @@ class PrepareRequest:
         read = Reader(args)
         health = read.inner("health")
         inner = read.inner("container")
-        stored = bool(inner and inner.get("stored"))
+        stored = inner is not None and Reader(inner, "container.").flag("stored")
         return cls(
             commit=valid_commit(args.get("commit")),
             kind=read.choice("kind", KINDS),
@@ -216,15 +217,24 @@ class PrepareRequest:
         )
 
 
+def _is_status(value: Any) -> bool:
+    return isinstance(value, (int, str)) and STATUS.fullmatch(str(value)) is not None
+
+
 def _health(found: Optional[Mapping[str, Any]]) -> Optional[HealthCheck]:
     if found is None:
         return None
-    try:
-        check = HealthCheck.parse(found)
-    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ProtocolError("bad-value", f"health: {printable(str(error))}") from None
-    if not 0 < check.timeout <= LONGEST_HEALTH or (check.body is not None and not _is_text(check.body)):
-        raise ProtocolError("bad-value", "health: the timeout or the body is not one that can be waited for")
+    read = Reader(found, "health.")
+    read.text("path")
+    read.text("host", "localhost")
+    if found.get("body") is not None:
+        read.text("body")
+    if read.seconds("timeout", 5.0, LONGEST_HEALTH) <= 0:
+        raise _wrong("health.timeout", found.get("timeout"), "is not long enough for an answer")
+    statuses = [] if found.get("status") is None else found["status"]
+    if not isinstance(statuses, list) or not all(map(_is_status, statuses)):
+        raise _wrong("health.status", statuses, "is not a list of statuses and of ranges of them")
+    check = HealthCheck.parse(found)
     if not re.fullmatch(r"/[!-~]*", check.path) or not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", check.host):
         raise ProtocolError("bad-value", "health: the path or the host holds characters that have no place there")
     return check

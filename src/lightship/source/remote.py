@@ -15,7 +15,7 @@ from typing import Literal
 
 from lightship.config.repository import Repository
 from lightship.config.rules import REF, RuleError
-from lightship.config.secrets import redact
+from lightship.config.secrets import Secret, redact
 from lightship.errors import RefusedError, UsageError
 
 __all__ = ["Resolved", "check_ref", "git_environment", "is_commit", "ls_remote_command", "parse_ls_remote", "resolve"]
@@ -154,7 +154,8 @@ async def _run(command: list[str], repository: Repository, timeout: float) -> st
         if process.returncode is None:
             process.kill()
     if process.returncode != 0:
-        words = redact(hide_password(errors.decode("utf-8", "replace").strip()), [repository])[-2000:]
+        _, credentials = repository.access()
+        words = redact(hide_password(errors.decode("utf-8", "replace").strip()), map(Secret, credentials or ()))[-2000:]
         last = next((line for line in words.splitlines() if line.startswith(("fatal:", "ERROR:"))), words)
         raise RefusedError(
             f"cannot read {shown}: {last.removeprefix('fatal: ')}",
