@@ -590,15 +590,28 @@ def open_directory(path: Path) -> int:
     return fd
 
 
+def _open_regular(directory: int | None, name: str, shown: Path) -> int:
+    """Open a regular file for reading, and nothing else, not even for a moment.
+
+    A container may make device files, and to open some of them does something to this machine (a watchdog's starts it).
+    So the name only gets a handle that can do nothing, and what that stands for is opened when it was looked at.
+    """
+    handle = _open_at(directory, name, os.O_PATH)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise AgentFailure("wrong-kind", f"{shown} is not a regular file")
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(handle)
+
+
 def _read_at(directory: int | None, name: str, shown: Path, max_bytes: int) -> bytes | None:
     try:
-        fd = _open_at(directory, name, os.O_RDONLY)
+        fd = _open_regular(directory, name, shown)
     except FileNotFoundError:
         return None
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise AgentFailure("wrong-kind", f"{shown} is not a regular file")
         # The size is asked only to be quick: what counts is how much is read.
         data = b"" if found.st_size > max_bytes else _read_up_to(fd, max_bytes + 1)
         if found.st_size > max_bytes or len(data) > max_bytes:

@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -244,3 +245,46 @@ def test_fail_points_do_nothing_in_earnest(monkeypatch: pytest.MonkeyPatch) -> N
     failpoints.fail_point("test.here")
     with pytest.raises(LookupError):
         failpoints.fail_point("never.registered")
+
+
+def test_what_is_no_regular_file_is_not_even_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    stop = time.monotonic() + 0.5
+    opened = []
+
+    def try_to_write() -> None:
+        # Opening a pipe for writing without waiting succeeds while somebody has it open for reading.
+        while time.monotonic() < stop:
+            try:
+                os.close(os.open(tmp_path / "pipe", os.O_WRONLY | os.O_NONBLOCK))
+                opened.append(True)
+            except OSError:
+                continue
+
+    thread = threading.Thread(target=try_to_write)
+    thread.start()
+    while time.monotonic() < stop:
+        for read in (system.read_untrusted, lambda folder, name, most: system.read_trusted(folder / name, most)):
+            with pytest.raises(AgentFailure) as caught:
+                read(tmp_path, "pipe", 100)
+            assert caught.value.code == "wrong-kind"
+    thread.join()
+    assert not opened
+
+
+def test_a_tree_is_removed_however_deep_it_is(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "kept").touch()
+    top = tmp_path / "tree"
+    top.mkdir()
+    descriptor = os.open(top, os.O_RDONLY)
+    for _ in range(3000):
+        os.symlink(tmp_path / "outside", "link", dir_fd=descriptor)
+        os.mkdir("deeper", dir_fd=descriptor)
+        inner = os.open("deeper", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+    system.remove_tree(top)
+    assert not top.exists()
+    assert (tmp_path / "outside" / "kept").exists()
