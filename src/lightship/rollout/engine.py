@@ -264,6 +264,13 @@ class Rollout:
         session.workers = facts.serving
         if facts.current == commit and facts.stable == commit and set(facts.loaded) == {commit}:
             one.outcome, one.error = "done", None
+        elif facts.current == before and (session.recovered or {}).get("outcome") == "aborted":
+            one.outcome = "refused"
+            one.error = RefusedError(
+                f"{session.server}: {error.message}; it had not gone live, and was undone",
+                hint="deploy again",
+                code="lost",
+            )
         elif facts.current == before and before is not None:
             one.outcome = "reverted"
             one.error = RevertedError(f"{session.server} went back to {short(before)} by itself: {error.message}")

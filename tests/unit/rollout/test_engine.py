@@ -63,7 +63,7 @@ class Agent:
         elif op == "revert":
             self.current = OLD
         usual = {
-            "hello": {"facts": facts(self.current)},
+            "hello": {"facts": facts(self.current), "recovered": self._script.get("recovered")},
             "verify": {"workers": [worker(NEW)]},
             "revert": {"current": OLD},
         }
@@ -171,6 +171,12 @@ def test_a_connection_lost_after_the_flip_is_looked_into(op: str, ends: str, out
     assert outcomes(result) == [outcome]
     assert asked.count("s0.hello") == 1
     assert result[0].running == ends
+
+
+def test_a_connection_lost_right_before_the_flip_is_a_refusal() -> None:
+    result, _, _ = roll({"activate": "lost", "ends with": OLD, "recovered": {"outcome": "aborted", "commit": NEW}})
+    assert outcomes(result) == ["refused"]
+    assert result[0].error is not None and result[0].error.exit_status == 3
 
 
 def test_asked_to_stop_while_preparing_nothing_is_changed() -> None:
