@@ -51,6 +51,13 @@ def measure(names: Sequence[str], options: Options, folder: Path) -> list[Report
     return reports
 
 
+def warn_if_busy() -> None:
+    """Ratios bear some noise; with more to run than there are cores, lightship waits for a core and `touch` does not."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        say(f"this machine is busy (load {load:.1f} on {cores} cores): what follows says more about that than about us")
+
+
 def ended(number: int, _frame: FrameType | None) -> None:
     """SIGTERM and SIGHUP clean up as Ctrl-C does."""
     raise KeyboardInterrupt(f"signal {number}")
@@ -64,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, ended)
         options = Options(quick=wanted.quick, full=os.environ.get("BENCH") == "full")
         names = [name for name in BENCHMARKS if not wanted.only or name in wanted.only]
+        warn_if_busy()
         try:
             reports = measure(names, options, RESULTS if wanted.record else LAST_RUN)
         except BenchmarkError as error:

@@ -146,7 +146,12 @@ def ratios(ours: Sequence[float], others: Sequence[float]) -> list[float]:
 
 def machine_facts() -> Figures:
     """What of this machine matters to whoever reads the figures."""
-    return {"cores": os.cpu_count() or 0, "python": platform.python_version(), "kernel": platform.release()}
+    return {
+        "cores": os.cpu_count() or 0,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "load": round(os.getloadavg()[0], 2),
+    }
 
 
 # --- tables ---------------------------------------------------------------------
