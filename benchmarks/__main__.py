@@ -52,7 +52,7 @@ def measure(names: Sequence[str], options: Options, folder: Path) -> list[Report
 
 
 def warn_if_busy() -> None:
-    """Ratios bear some noise; with more to run than there are cores, lightship waits for a core and `touch` does not."""
+    """Ratios bear some noise. Without a free core, though, lightship works more slowly and `touch` waits no longer."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores / 2:
         say(f"this machine is busy (load {load:.1f} on {cores} cores): what follows says more about that than about us")
