@@ -165,7 +165,7 @@ class Torture:
         """A service with two releases, deployed."""
         site = Site(engine, folder, **options)
         made = cls(site)
-        site.configure(keep=2, health={"path": "/health/", "host": "localhost", "timeout": 1}, patience=2)
+        site.configure(keep=2, health={"path": "/health/", "host": "localhost"})
         made._code()
         site.deploy()
         made._code()

@@ -207,6 +207,8 @@ class Rollout:
         if one.outcome == "done":
             return
         one.seconds = time.perf_counter() - one.started
+        if one.outcome == "refused":  # its agent died right before the flip, and the next one undid the rest
+            return
         if isinstance(one.error, DegradedError):
             one.outcome = "degraded"
             return
