@@ -28,6 +28,9 @@ register(
 )
 
 LOOK = 0.005
+# How much longer than the candidate's own limit the whole `docker exec` may take.
+EXEC_MARGIN = 15.0
+TIMED_OUT = 124
 PARK_SECONDS = 3.0
 LONGEST = 86400.0
 CONTAINER_LOOK = 0.25
@@ -232,27 +235,29 @@ class TouchReload:
         self.watched = _Watched(engine, container.name, checkpoint)
 
     def boot(self, release: str) -> Booted:
-        """Import and test the release in a process of its own in the same container."""
-        started = time.monotonic()
-        command = [self.container.python, f"{CONTAINER_CODE}/boot/entry.py", "--candidate", release]
+        """Import and test the release in a process of its own in the same container.
+
+        It is run by ``boot/command.py``: a process in a container does not end with the ``docker exec`` that began it.
+        """
+        started, python = time.monotonic(), self.container.python
+        command = [python, "-I", "-S", f"{CONTAINER_CODE}/boot/command.py", f"{self.patience.boot:g}"]
+        command += [python, f"{CONTAINER_CODE}/boot/entry.py", "--candidate", release]
         env = {"LIGHTSHIP_SLOT": "candidate"}
+        argv = exec_command(self.container.name, "/", command, user=self.container.user, env=env, interactive=True)
         fail_point("candidate.start")
-        done = run(
-            exec_command(self.container.name, "/", command, user=self.container.user, env=env),
-            timeout=self.patience.boot,
-        )
+        done = run(argv, timeout=self.patience.boot + EXEC_MARGIN, hold_input=True)
         fail_point("candidate.done")
-        if done.timed_out:
+        if done.timed_out or done.status == TIMED_OUT:
             raise Refused(
                 "boot-timeout",
                 f"release {release[:7]} was not imported within {self.patience.boot:g} s",
                 hint="if it needs longer, raise `boot_timeout`",
             )
         if done.status != 0:
-            failure = slots.read_failure(self.paths, self.container.instance, "candidate", None)
+            failure = self._failure("candidate", release)
             text = done.err.strip() or done.out.strip()
             last = text.splitlines()[-1] if text else f"exit status {done.status}"
-            raise import_failure(release, failure or slots.Failure(last[:2000], text[-16000:]))
+            raise import_failure(release, failure or slots.Failure(last[:2000], text[-16000:], release))
         return Booted(MAIN, 0, time.monotonic() - started, 0.0)
 
     def touch(self) -> None:
@@ -268,17 +273,29 @@ class TouchReload:
         os.utime(path, (moment, moment))
         fail_point("touch.after")
 
-    def wait_serving(self, release: str) -> List[Worker]:
-        """Wait until every worker of the one uWSGI says that it runs the release."""
+    def wait_serving(self, release: str, *, new: bool = False) -> List[Worker]:
+        """Wait until every worker of the one uWSGI says that it runs the release.
+
+        A ``new`` one that cannot be loaded ends the wait at once. One that ran before is tried until it comes up, as
+        Supervisor does: what it lacked may have been a database that was not there yet.
+        """
         view: List[SlotView] = []
 
         def seen() -> bool:
+            failure = self._failure(MAIN, release) if new else None
+            if failure:
+                raise import_failure(release, failure)
             view[:] = [slots.read_slot(self.paths, self.container.instance, MAIN)]
             return view[0].proven(release, None, ("serving",))
 
         if not wait_until(seen, self.patience.boot, alive=self.watched.alive):
             raise AgentFailure("not-serving", f"not every worker runs release {release[:7]}", detail=_states(view))
         return view[0].workers
+
+    def _failure(self, slot: str, release: str) -> Optional[slots.Failure]:
+        """Why the release could not be loaded there; what another one left behind is none of it."""
+        found = slots.read_failure(self.paths, self.container.instance, slot, None)
+        return found if found and found.release == release else None
 
 
 def _with_slot(order: InstanceOrder, name: str, slot: SlotOrder) -> InstanceOrder:

@@ -243,7 +243,7 @@ class Rollout:
                 if situation.way == "swap":
                     booted = self._slots(check).wait_booted(situation.slot, situation.commit, situation.generation)
                 else:
-                    workers = self._touch(check).wait_serving(situation.commit)
+                    workers = self._touch(check).wait_serving(situation.commit, new=True)
                     booted = Booted(situation.slot, len(workers), 0.0, 0.0)
                 detail.update(import_seconds=booted.import_seconds, workers=booted.workers)
         finally:
@@ -378,7 +378,8 @@ class Rollout:
     def _wait_serving(self, container: Container, commit: str, slot: Optional[str]) -> List[Worker]:
         if self.situation.way == "swap":
             return self._slots(container).wait_serving(commit, slot or "0")
-        return self._touch(container).wait_serving(commit)
+        new = commit == self.situation.commit != self.situation.previous
+        return self._touch(container).wait_serving(commit, new=new)
 
     # --- commit -------------------------------------------------------------------
 

@@ -101,6 +101,7 @@ class Failure:
 
     error: str
     traceback: str
+    release: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,9 @@ def read_failure(paths: ServicePaths, instance: int, slot: str, generation: Opti
     found = _read_json(paths, instance, slot, "failed.json")
     if found is None or (generation is not None and _whole(found.get("generation")) != generation):
         return None
-    return Failure(_text(found.get("error"), 2000), _text(found.get("traceback"), 65536))
+    return Failure(
+        _text(found.get("error"), 2000), _text(found.get("traceback"), 65536), _text(found.get("release"), 40)
+    )
 
 
 def read_booted(

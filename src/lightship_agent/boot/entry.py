@@ -12,6 +12,7 @@ As a program (``entry.py --candidate COMMIT``) it imports and tests a release wi
 ``touch`` and ``chain``.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -72,6 +73,11 @@ class Announcer:
 
     def worker(self, number, state):
         self.write("worker-%d.json" % number, worker=number, state=state)
+
+    def forget_failure(self):
+        """What an earlier boot left here is not to be taken for this one's."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.folder, "failed.json"))
 
     def failed(self, error):
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -194,6 +200,7 @@ def named(application, release, counter):
 def boot(release, announcer, settings, workers):
     """Import the release and test it; returns the application and announces how that went."""
     started = time.monotonic()
+    announcer.forget_failure()
     try:
         enter_release(os.path.join(CODE, "releases", release))
         application = load_application(settings["app"])
