@@ -283,6 +283,12 @@ class Load:
         goal = len(self._child.reports) + count
         return self._child.wait(lambda: len(self._child.reports) >= goal, timeout)
 
+    def wait_sent(self, since: float, count: int, timeout: float = 60) -> bool:
+        """Wait until so many requests that were sent after this moment are answered, however many wait before them."""
+        return self._child.wait(
+            lambda: sum(line.get("start", 0) > since for line in self._child.reports[-4000:]) >= count, timeout
+        )
+
     def __enter__(self) -> Load:
         return self.start()
 

@@ -93,6 +93,15 @@ class Said:
         return found
 
     @property
+    def shown(self) -> str:
+        """What a failing test has to show of it: the error of an envelope alone, the end of anything else."""
+        try:
+            text = json.dumps(self.json["error"] or self.result.get("outcome"), indent=1)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            text = self.stdout
+        return f"{text[-6000:]}\n{self.stderr[-6000:]}"
+
+    @property
     def error(self) -> dict[str, Any]:
         """The error within the envelope, an empty one when there is none."""
         return self.json.get("error") or {}
@@ -188,9 +197,7 @@ class Site:
         )
         said = Said(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
         if expect is not None:
-            assert said.status == expect, (
-                f"{arguments} ended with {said.status}\n{said.stdout[-6000:]}\n{said.stderr[-6000:]}"
-            )
+            assert said.status == expect, f"{arguments} ended with {said.status}\n{said.shown}"
         return said
 
     def deploy(self, *arguments: str, expect: int | None = 0, **options: Any) -> Said:
