@@ -74,12 +74,15 @@ def _slots(paths: ServicePaths, state: ServiceState, running: bool) -> Dict[str,
             # A slot that is on its way out is not asked: its master may not answer any more.
             continue
         view = slots.read_slot(paths, state.instance, name)
-        up = running and bool(view.stats)
+        # An announcement alone may be an old one, or anybody's: the master has to know that very process.
+        alive = {(entry.id, entry.pid) for entry in view.stats or () if entry.id > 0 and entry.pid > 0}
+        workers = [worker for worker in view.workers if (worker.id, worker.pid) in alive]
+        up = running and bool(alive)
         found[name] = {
-            "release": wanted.release if wanted else (view.workers[0].release if view.workers else None),
+            "release": wanted.release if wanted else (workers[0].release if workers else None),
             "generation": wanted.generation if wanted else 0,
             "running": up,
-            "workers": [worker.as_dict() for worker in view.workers] if up else [],
+            "workers": [worker.as_dict() for worker in workers] if up else [],
         }
     return found
 

@@ -69,7 +69,13 @@ def prepare_folder(slot):
     folder = os.path.join(RUN, "slots", slot)
     os.makedirs(folder, exist_ok=True)
     for name in os.listdir(folder):
-        os.unlink(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            import shutil  # noqa: PLC0415 - hardly ever needed: nobody makes directories there, unless to be in the way
+
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
     user = pwd.getpwnam(os.environ.get("LIGHTSHIP_USER", "app"))
     os.chown(folder, user.pw_uid, user.pw_gid)
     candidate = os.path.join(RUN, "slots", "candidate")
@@ -99,6 +105,12 @@ def become_uwsgi(slot):
     os.execv(binary, [binary, "--ini", ini])  # noqa: S606 - no shell is wanted
 
 
+def tell_failure(slot, order, error):
+    """Whoever waits for a candidate is told, rather than left to wait: a second try would end the same."""
+    if not is_live(order["release"]):
+        write_json(os.path.join(RUN, "slots", slot, "failed.json"), {**order, "error": error, "traceback": ""})
+
+
 def main():
     slot = sys.argv[1]
     if slot == HOLDER:
@@ -119,7 +131,12 @@ def main():
                 return
             time.sleep(RETRY_SECONDS)
     prepare_folder(slot)
-    prepare_shared(settings.get("shared") or ())
+    try:
+        prepare_shared(settings.get("shared") or ())
+    except OSError as error:
+        if slot != "main":
+            tell_failure(slot, order, "the shared path %s cannot be had: %s" % (error.filename, error.strerror))
+        raise
     if slot != "main":
         write_json(os.path.join(RUN, "slots", slot, "order.json"), order)
     become_uwsgi(slot)
