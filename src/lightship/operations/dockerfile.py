@@ -101,7 +101,8 @@ def _made_requirements(project: ProjectFacts) -> str:
 
 def _python(project: ProjectFacts, made: str, assumed: list[str], found: list[str]) -> str:
     match = re.search(r"Django[~=]=(\d+)", made)
-    least = (3, 12) if match and int(match[1]) >= _NEEDS_312 else _DEFAULT_PYTHON
+    django = int(match[1]) if match else project.requirements.django
+    least = (3, 12) if django >= _NEEDS_312 else _DEFAULT_PYTHON
     if project.python:
         asked = (3, int(project.python.partition(".")[2]))
         exact = project.python_source != "pyproject.toml"

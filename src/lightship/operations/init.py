@@ -364,7 +364,7 @@ def _lightship_yml(
             "Values that nobody sees: each from a file, an environment variable or a command of who deploys.",
         ),
         shared=_block("shared", [f"- {scalar(one)}" for one in shared], "What outlives releases, such as uploads."),
-        checks=_block("checks", _checks(project), "Run with the new code; what is not required only warns."),
+        checks=_block("checks", _checks(project, settings), "Run with the new code; what is not required only warns."),
         migrate=_block("migrate", _migrations(project, settings), "Run once, when the commits bring new ones."),
         health_path=scalar(path),
         health_host=scalar(host),
@@ -386,11 +386,17 @@ def _manage_command(project: ProjectFacts, *words: str) -> str:
     return f"[{', '.join(['python', scalar(manage), *words])}]"
 
 
-def _checks(project: ProjectFacts) -> list[str]:
-    """Django's own advice for a site that others can reach."""
+def _checks(project: ProjectFacts, settings: Settings | None) -> list[str]:
+    """The static files, and Django's own advice for a site that others can reach."""
     if not project.django:
         return []
+    # Before the first page is asked for: with a manifest of static files, Django answers 500 for one that it lacks.
+    collect = [
+        "- name: collectstatic",
+        f"  command: {_manage_command(project, 'collectstatic', '--noinput')}",
+    ]
     return [
+        *(collect if _static_root(project, settings) else []),
         "- name: django",
         f"  command: {_manage_command(project, 'check', '--deploy')}",
         "  required: false",
@@ -445,6 +451,7 @@ def _shared(settings: Settings | None, notes: _Notes) -> tuple[str, ...]:
         with contextlib.suppress(RuleError):
             found.append(rules.RELATIVE_PATH(media.path))
             notes.found.append(f"uploads in {media.path}/ (MEDIA_ROOT): they are kept in the shared volume")
+            notes.todo += _who_serves(settings, media.path)
     elif isinstance(media, str) and media.startswith(f"{_SHARED}/"):
         notes.todo.append(
             f"add {media.removeprefix(_SHARED + '/')} under `shared` in lightship.yml, so that it is made"
@@ -453,6 +460,18 @@ def _shared(settings: Settings | None, notes: _Notes) -> tuple[str, ...]:
         notes.todo.append(f'MEDIA_ROOT is {media}: make it BASE_DIR / "media", or mount it (key `volumes`)')
     _database(settings, notes)
     return tuple(found)
+
+
+def _who_serves(settings: Settings, media: str) -> list[str]:
+    """Django serves uploads only while it debugs. Nobody is made to serve them unasked: some are not for everybody."""
+    url = settings.get("MEDIA_URL")
+    if settings.get("DEBUG") is True or not isinstance(url, str) or not re.fullmatch(r"/?[A-Za-z0-9_/-]+", url):
+        return []
+    path = "/" + url.strip("/")
+    return [
+        f"uploads are at {path}/, where Django itself does not serve them: let the proxy in front do it, or add the "
+        f"line static-map = {path}={_SHARED}/{media} to deploy/uwsgi.ini"
+    ]
 
 
 def _database(settings: Settings, notes: _Notes) -> None:
@@ -476,6 +495,14 @@ def _database(settings: Settings, notes: _Notes) -> None:
     notes.assumed.append("a deploy runs the migrations when it brings new ones, while the old release still serves")
 
 
+def _static_root(project: ProjectFacts, settings: Settings | None) -> str:
+    """Where collectstatic is to put static files for uWSGI to serve them: a place in the shared volume, or empty."""
+    root = settings.get("STATIC_ROOT") if settings else None
+    if not isinstance(root, str) or ".." in root or "whitenoise" in project.requirements.names:
+        return ""
+    return root if re.fullmatch(r"/srv/lightship/shared(?:/[A-Za-z0-9_.-]+)+", root) else ""
+
+
 def _static(project: ProjectFacts, settings: Settings | None, notes: _Notes) -> str:
     """Lines for uwsgi.ini that serve static files, if their place is known."""
     apps = settings.get("INSTALLED_APPS") if settings else ()
@@ -486,13 +513,15 @@ def _static(project: ProjectFacts, settings: Settings | None, notes: _Notes) -> 
     if "whitenoise" in project.requirements.names:
         notes.assumed.append("WhiteNoise serves static files; a read-only release needs WHITENOISE_USE_FINDERS = True")
         return ""
-    root, url = settings.get("STATIC_ROOT"), settings.get("STATIC_URL")
-    if isinstance(root, str) and re.fullmatch(r"/srv/lightship/shared(?:/[A-Za-z0-9_.-]+)+", root) and ".." not in root:
+    root, url = _static_root(project, settings), settings.get("STATIC_URL")
+    if root:
         path = "/" + (url if isinstance(url, str) and re.fullmatch(r"/?[A-Za-z0-9_/-]+", url) else "static").strip("/")
-        notes.assumed.append(f"uWSGI serves {path} from {root}; fill it with python manage.py collectstatic")
+        notes.assumed.append(f"uWSGI serves {path} from {root}; each deploy fills it (collectstatic)")
         # Not added by itself: a directory of that name among the code would be replaced by the link.
         notes.todo.append(f"add {root.removeprefix(_SHARED + '/')} under `shared` in lightship.yml, so that it is made")
-        return f"\n; Static files, as python manage.py collectstatic leaves them.\nstatic-map = {path}={root}\n"
+        return (
+            f"\n; Static files, as the check collectstatic in lightship.yml leaves them.\nstatic-map = {path}={root}\n"
+        )
     if settings.get("DEBUG") is not True:
         notes.todo.append(
             "nothing serves static files: install WhiteNoise (with WHITENOISE_USE_FINDERS), or set "

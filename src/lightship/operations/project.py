@@ -37,6 +37,8 @@ class Requirements:
     """Whether they install the project's own code, which an image without code cannot."""
     git: bool = False
     """Whether one is fetched by git."""
+    django: int = 0
+    """The least Django asked for: its first number."""
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,7 @@ _LOCKS: tuple[tuple[InstallKind, str, str], ...] = (
 _MAIN_FILES = ("requirements.txt", "requirements/production.txt", "requirements/prod.txt", "requirements/base.txt")
 _REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)", re.ASCII)
 _ITSELF = re.compile(r"^\s*(?:-e\s*|--editable[\s=])?\.(?:/|\[|\s|$)")
+_DJANGO = re.compile(r"^\s*django(?:\[[^]]*\])?\s*(?:>=|~=|===?)\s*(\d{1,3})", re.IGNORECASE | re.ASCII)
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)")
 
 
@@ -300,7 +303,8 @@ def _requirements(tree: Tree) -> tuple[Requirements, tuple[str, ...]]:
     if isinstance(dependencies, list) and all(isinstance(one, str) for one in dependencies):
         matches = [match for one in dependencies if (match := _REQUIREMENT.match(one))]
         names = frozenset(_normal(match[1]) for match in matches)
-        return Requirements("pyproject", ("pyproject.toml",), "pyproject.toml", names), skipped
+        asked = _least_django(dependencies)
+        return Requirements("pyproject", ("pyproject.toml",), "pyproject.toml", names, django=asked), skipped
     return Requirements(), skipped
 
 
@@ -322,7 +326,13 @@ def _from_files(texts: dict[str, str], main: str) -> Requirements:
                 waiting.append(os.path.normpath(os.path.join(os.path.dirname(path), include[1])))  # noqa: PTH118, PTH120
             elif named:
                 names.add(_normal(named[1]))
-    return Requirements("requirements", tuple(sorted(files)), main, frozenset(names), itself, git)
+    asked = _least_django([line for path in files for line in texts[path].splitlines()])
+    return Requirements("requirements", tuple(sorted(files)), main, frozenset(names), itself, git, asked)
+
+
+def _least_django(lines: list[str]) -> int:
+    found = [match for line in lines if (match := _DJANGO.match(line))]
+    return max((int(match[1]) for match in found), default=0)
 
 
 def _toml(text: str | None) -> dict[str, object]:
@@ -344,7 +354,10 @@ def _python(tree: Tree) -> tuple[str, str]:
     if match:
         return match[1], "pyproject.toml"
     match = re.search(r"""^python_version\s*=\s*"(3\.\d{1,2})""", tree.read("Pipfile") or "", re.MULTILINE)
-    return (match[1], "Pipfile") if match else ("", "")
+    if match:
+        return match[1], "Pipfile"
+    match = re.search(r"^FROM\s+python:(3\.\d{1,2})\b", tree.read("Dockerfile") or "", re.MULTILINE | re.IGNORECASE)
+    return (match[1], "Dockerfile") if match else ("", "")
 
 
 # --- git -------------------------------------------------------------------------------------------------------------

@@ -194,7 +194,9 @@ def _container_steps(facts: Facts, full: str, before: tuple[Step, ...] = ()) -> 
         Step("flip", f"start the new container on {commit}")
         if old is None
         else Step(
-            "flip", f"stop {old.name}, start the new container on {commit}", "the old one is kept until it is proven"
+            "flip",
+            f"stop {old.name}, start the new container on {commit}",
+            "for as long as that takes the site does not answer; the old one is kept until the new one is proven",
         )
     )
     return (

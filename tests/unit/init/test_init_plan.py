@@ -130,6 +130,9 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "HOST": os.e
     assert says(found.todo, "postgresql")
     assert "static-map = /assets=/srv/lightship/shared/static" in text(found, "deploy/uwsgi.ini")
     assert says(found.todo, "add static under `shared`")
+    # A release that lacks a static file answers 500 to its first request, so they are collected before it.
+    assert [(check.name, check.required) for check in service.checks] == [("collectstatic", True), ("django", False)]
+    assert not says(found.todo, "uploads are at")
     docker = text(found, "Dockerfile")
     assert "install -y --no-install-recommends libpq-dev" in docker.split("FROM")[1]
     assert "install -y --no-install-recommends libpq5" in docker.split("FROM")[2]
@@ -363,3 +366,30 @@ def test_plans_are_plain_values(tmp_path: Path) -> None:
 
     document = json.loads(dumps(envelope("init", init_project(django(tmp_path), dry_run=True))))
     assert document["result"]["service"] == "mysite"
+
+
+def test_uploads_that_nobody_serves(tmp_path: Path) -> None:
+    settings = (
+        'from pathlib import Path\nBASE = Path(__file__).parent.parent\nMEDIA_ROOT = BASE / "up"\nMEDIA_URL = "m/"\n'
+    )
+    found = plan(django(tmp_path / "off", f"{settings}DEBUG = False\n"))
+    assert says(found.todo, "static-map = /m=/srv/lightship/shared/up to deploy/uwsgi.ini")
+    assert "/shared/up" not in text(found, "deploy/uwsgi.ini")
+    assert not says(plan(django(tmp_path / "on", f"{settings}DEBUG = True\n")).todo, "static-map")
+
+
+@pytest.mark.parametrize(
+    ("files", "python"),
+    [
+        ({"requirements.txt": "Django>=5.2,<5.3\n"}, "3.11"),
+        ({"requirements.txt": "wagtail\ndjango[argon2] ~= 6.0.1\n"}, "3.12"),
+        ({"requirements.txt": "-r requirements-more.txt\n", "requirements-more.txt": "Django==6.0\n"}, "3.12"),
+        ({"pyproject.toml": '[project]\ndependencies = ["django>=6.1"]\n'}, "3.12"),
+        ({"requirements.txt": "django>=6\n", "Dockerfile": "FROM python:3.14-slim-bookworm AS builder\n"}, "3.14"),
+        ({"requirements.txt": "django>=6\n", ".python-version": "3.13\n", "Dockerfile": "FROM python:3.14\n"}, "3.13"),
+    ],
+)
+def test_the_python_that_the_requirements_need(tmp_path: Path, files: dict[str, str], python: str) -> None:
+    found = plan(django(tmp_path, **files))
+    docker = "deploy/Dockerfile" if "Dockerfile" in files else "Dockerfile"
+    assert f"ARG BASE_IMAGE=python:{python}-slim-bookworm" in text(found, docker)
