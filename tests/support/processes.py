@@ -10,6 +10,9 @@ from typing import Self
 
 __all__ = ["ArgumentWatch"]
 
+# A process's arguments change when it becomes another program, which it does at its start if at all.
+_LOOKS = 100
+
 
 class ArgumentWatch:
     """A context in which every process's arguments are read as often as one thread can.
@@ -38,10 +41,14 @@ class ArgumentWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        own = str(os.getpid())
-        while not self._end.is_set():
-            for name in os.listdir("/proc"):  # noqa: PTH208 - thousands of times a second
-                if name.isdigit() and name != own:
+        looks: dict[str, int] = {str(os.getpid()): _LOOKS}
+        while not self._end.wait(0.001):
+            there = {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208 - hundreds of times a second
+            for gone in looks.keys() - there:
+                del looks[gone]
+            for name in there:
+                looks[name] = looks.get(name, 0) + 1
+                if looks[name] <= _LOOKS:
                     self._look(name)
             self.rounds += 1
 
