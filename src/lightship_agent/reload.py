@@ -5,7 +5,6 @@
 after ``current`` was renamed.
 """
 
-import os
 import time
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -16,7 +15,7 @@ from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
 from lightship_agent.slots import MAIN, SLOT_NAMES, InstanceOrder, SlotOrder, SlotView, Worker
-from lightship_agent.system import run
+from lightship_agent.system import atomic_write, read_trusted, run
 
 __all__ = ["Booted", "Patience", "SlotReload", "TouchReload", "live_slot", "wait_until"]
 
@@ -260,18 +259,24 @@ class TouchReload:
             raise import_failure(release, failure or slots.Failure(last[:2000], text[-16000:], release))
         return Booted(MAIN, 0, time.monotonic() - started, 0.0)
 
-    def touch(self) -> None:
-        """Make uWSGI reload. It compares whole seconds and wants a newer one: the time must be past the last touch."""
+    def touch(self, mark: str) -> None:
+        """Make uWSGI reload. It compares whole seconds and wants a newer one: the time must be past the last touch.
+
+        ``mark`` stays in the file and says what it was touched for.
+        """
         fail_point("touch.before")
         path = self.paths.reload
         try:
             last = int(path.stat().st_mtime)
         except FileNotFoundError:
-            path.touch(mode=0o644)
             last = 0
         moment = max(int(time.time()), last + 1)
-        os.utime(path, (moment, moment))
+        atomic_write(path, f"{mark}\n".encode(), 0o644, durable=False, moment=moment)
         fail_point("touch.after")
+
+    def touched(self, mark: str) -> bool:
+        """Whether the last touch was this one. A second one would reload once more, while the first is watched."""
+        return read_trusted(self.paths.reload, 1000) == f"{mark}\n".encode()
 
     def wait_serving(self, release: str, *, new: bool = False) -> List[Worker]:
         """Wait until every worker of the one uWSGI says that it runs the release.

@@ -325,7 +325,7 @@ class Rollout:
 
     def _flip_and_touch(self) -> None:
         releases.flip(self.tools.paths, self.situation.commit, self.tools.guard)
-        self._touch(self._container()).touch()
+        self._touch(self._container()).touch(self.touch_mark)
 
     # --- verify -------------------------------------------------------------------
 
@@ -512,7 +512,7 @@ class Rollout:
         self._flip_back(situation.previous)
         container = self._container()
         if situation.way != "swap":
-            self._touch(container).touch()
+            self._touch(container).touch(f"back {self.touch_mark}")
         if not container.running:
             instances.start(container.name)
             container = self._container()
@@ -538,6 +538,11 @@ class Rollout:
         self.commit(self.situation.keep)
 
     # --- helpers ------------------------------------------------------------------
+
+    @property
+    def touch_mark(self) -> str:
+        """What the watched file says when it was touched for this rollout."""
+        return f"{self.situation.commit} {self.situation.generation}"
 
     def _container(self) -> Container:
         number = self.situation.instance

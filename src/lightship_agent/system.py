@@ -411,14 +411,19 @@ def _write_all(fd: int, data: bytes) -> None:
         left = left[os.write(fd, left) :]
 
 
-def atomic_write(path: Path, data: bytes, mode: int, *, durable: bool = True) -> None:
-    """Put a file in place by one rename; with ``durable`` it is on the disk when this returns."""
+def atomic_write(path: Path, data: bytes, mode: int, *, durable: bool = True, moment: int | None = None) -> None:
+    """Put a file in place by one rename; with ``durable`` it is on the disk when this returns.
+
+    ``moment`` is the time it is to bear, in whole seconds since 1970.
+    """
     temporary = _temporary(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
             os.fchmod(fd, mode)
             _write_all(fd, data)
+            if moment is not None:
+                os.utime(fd, (moment, moment))
             if durable:
                 os.fsync(fd)
         finally:
