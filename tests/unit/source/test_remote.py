@@ -101,3 +101,9 @@ def test_a_repository_that_cannot_be_read_is_a_refusal(tmp_path: Path) -> None:
 
 def test_a_password_is_not_shown() -> None:
     assert "tok3n" not in hide_password("fatal: https://u:tok3n@host/r not found")
+
+
+def test_the_git_hosts_key_has_to_be_known() -> None:
+    assert "StrictHostKeyChecking=yes" in git_environment({})["GIT_SSH_COMMAND"]
+    assert git_environment({"GIT_SSH_COMMAND": "ssh -i key"})["GIT_SSH_COMMAND"] == "ssh -i key"
+    assert "GIT_SSH_COMMAND" not in git_environment({"GIT_SSH": "/usr/local/bin/ssh"})
