@@ -165,7 +165,7 @@ class Torture:
         """A service with two releases, deployed."""
         site = Site(engine, folder, **options)
         made = cls(site)
-        site.configure(keep=2, health={"path": "/health/", "host": "localhost"})
+        site.configure(keep=2, health={"path": "/health/", "host": "localhost"}, soak=0.1)
         made._code()
         site.deploy()
         made._code()
