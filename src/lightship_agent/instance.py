@@ -51,6 +51,9 @@ def install_runtime(paths: ServicePaths) -> None:
         if read_trusted(paths.boot / name, _MAX_ENV) != wanted:
             fail_point("runtime.install")
             atomic_write(paths.boot / name, wanted, 0o644)
+    if not paths.reload.exists():
+        # There before uWSGI begins to watch it: `touch` and `chain` images stat it from their start on.
+        atomic_write(paths.reload, b"", 0o644)
 
 
 def _runtime_file(name: str) -> bytes:
