@@ -1,8 +1,10 @@
 """The agent's errors. Each names its outcome, which decides the controller's exception and exit status."""
 
+import errno
 import functools
+import os
 import traceback
-from typing import Any, Callable, Dict, Optional, TypeVar, cast
+from typing import Any, Callable, Dict, Optional, Tuple, TypeVar, cast
 
 __all__ = [
     "AgentFailure",
@@ -76,8 +78,7 @@ def as_failure(error: Exception) -> AgentFailure:
     if isinstance(error, AgentFailure):
         return error
     if isinstance(error, OSError) and error.errno:
-        where = f": {error.filename}" if error.filename else ""
-        return AgentFailure("system", f"{error.strerror}{where}"[:1000], detail={"errno": error.errno})
+        return _system_failure(error)
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return AgentFailure(
         "unexpected",
@@ -85,6 +86,46 @@ def as_failure(error: Exception) -> AgentFailure:
         hint="this is a fault of lightship; `lightship status` shows what the server runs",
         detail={"traceback": text[-8000:]},
     )
+
+
+_SYSTEM = {
+    errno.ENOSPC: ("no-space", "free some space on the server (`df -h`, `docker system df`), and try again"),
+    errno.EDQUOT: ("no-space", "free some space on the server, or have the quota raised, and try again"),
+    errno.EROFS: ("read-only", "see why the file system cannot be written (`dmesg`, `mount`), and try again"),
+    errno.EACCES: ("permission", "run lightship as root on the server; a file may also be immutable (`lsattr`)"),
+    errno.EPERM: ("permission", "run lightship as root on the server; a file may also be immutable (`lsattr`)"),
+    errno.EIO: ("disk-damaged", "the disk does not read or write: see `dmesg` on the server"),
+}
+_SYSTEM_HINT = "`lightship status` shows what the server runs"
+
+
+def _system_failure(error: OSError) -> AgentFailure:
+    """What the operating system refused, and what to do about it. A full disk comes with its numbers."""
+    code, hint = _SYSTEM.get(error.errno or 0, ("system", _SYSTEM_HINT))
+    # Of two names the second is the one that was to be made.
+    named = error.filename2 or error.filename
+    place = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else ""
+    detail: Dict[str, Any] = {"errno": error.errno, "path": place}
+    if code == "no-space" and place:
+        free = _free(place)
+        if free is not None:
+            detail.update(free_bytes=free[0], free_inodes=free[1])
+            if free[1] == 0:
+                code, hint = "no-inodes", "remove files (`df -i` shows the file systems), and try again"
+    text = str(error.strerror) + (f": {place}" if place else "")
+    return AgentFailure(code, text[:1000], hint, detail)
+
+
+def _free(place: str) -> Optional[Tuple[int, Optional[int]]]:
+    """The bytes and inodes that are left around a path; no number of inodes where they are not limited."""
+    while place not in ("", "/"):
+        try:
+            found = os.statvfs(place)
+        except OSError:
+            place = os.path.dirname(place)
+            continue
+        return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None
+    return None
 
 
 def contained(work: Work) -> Work:

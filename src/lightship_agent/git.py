@@ -300,6 +300,9 @@ def _failure(result: Completed, url: str, doing: str) -> Refused:
     if result.timed_out:
         return Refused("git-timeout", f"{doing}{where} took longer than {result.seconds:.0f} s", detail=detail)
     text = result.err[-20_000:]
+    if "No space left on device" in text:
+        hint = "free some space on the server (`df -h`, `df -i`), and try again"
+        return Refused("no-space", f"{doing}{where} failed: {_last_line(result)}", hint=hint, detail=detail)
     for code, pattern, hint in _CAUSES if url else ():
         if re.search(pattern, text, re.IGNORECASE):
             return Refused(code, f"{doing}{where} failed: {_last_line(result)}", hint=hint, detail=detail)

@@ -405,10 +405,15 @@ def clean_temporaries(directory: Path) -> None:
                     os.unlink(directory / name)
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write_all(fd: int, data: bytes, path: Path | None = None) -> None:
     left = memoryview(data)
     while left:
-        left = left[os.write(fd, left) :]
+        try:
+            left = left[os.write(fd, left) :]
+        except OSError as error:
+            # The system only knows a number of a descriptor; whoever has to make space must know where.
+            error.filename = error.filename or (str(path) if path else None)
+            raise
 
 
 def atomic_write(path: Path, data: bytes, mode: int, *, durable: bool = True, moment: int | None = None) -> None:
@@ -421,7 +426,7 @@ def atomic_write(path: Path, data: bytes, mode: int, *, durable: bool = True, mo
     try:
         try:
             os.fchmod(fd, mode)
-            _write_all(fd, data)
+            _write_all(fd, data, path)
             if moment is not None:
                 os.utime(fd, (moment, moment))
             if durable:
@@ -441,7 +446,7 @@ def append(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Add to the end of a file of our own, in one write."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        _write_all(fd, data)
+        _write_all(fd, data, path)
         if durable:
             os.fdatasync(fd)
     finally:
