@@ -67,13 +67,26 @@ class Actions:
         if operation == "hello":
             if self._paths is not None:
                 raise ProtocolError("hello-twice", "a conversation has one hello, and this one had it")
-            return self._hello(args)
+            with self._at_work():
+                return self._hello(args)
         if self._paths is None:
             raise ProtocolError("no-hello", f"{operation} came before hello")
         if operation in protocol.LOCKING_OPERATIONS and self._lock is None:
             raise ProtocolError("no-lock", f"{operation} needs the lock: say hello with lock: true")
-        result: Dict[str, Any] = getattr(self, f"_{operation}")(args)
+        with self._at_work():
+            result: Dict[str, Any] = getattr(self, f"_{operation}")(args)
         return result
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Whoever wants to take the lock over sees whether we are in the middle of something."""
+        if self._lock is not None:
+            self._lock.at_work(True)
+        try:
+            yield
+        finally:
+            if self._lock is not None:
+                self._lock.at_work(False)
 
     def clean(self, told: Any) -> Any:
         """What is told, without the service's secrets."""
@@ -84,8 +97,11 @@ class Actions:
         pending, self._rollout = self._rollout, None
         if pending is None:
             return
+        # Somebody who took over has undone or finished it already.
+        self._guard()
         fail_point("finish.begin")
-        pending.finish()
+        with self._at_work():
+            pending.finish()
         fail_point("finish.end")
 
     def _hello(self, args: Mapping[str, Any]) -> Dict[str, Any]:
@@ -127,7 +143,6 @@ class Actions:
             why=why,
             wait_seconds=wait,
             take_over=take_over,
-            in_step=self._journal.in_step,
             on_wait=lambda holder: self._emit(
                 {
                     "event": "step",

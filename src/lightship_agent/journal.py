@@ -173,11 +173,6 @@ class Journal:
             steps=tuple(steps),
         )
 
-    def in_step(self) -> bool:
-        """Whether a side effect was begun that is not known to be over."""
-        pending = self.pending()
-        return pending is not None and any(not step.done for step in pending.steps)
-
     def _append(self, entry: Mapping[str, Any], *, durable: bool) -> None:
         line = _line(entry)
         # After a torn line a new one is begun, or the two would be one that nobody can read.

@@ -4,11 +4,12 @@ No lock outlives its owner, so nothing ever has to be unlocked by hand. A progra
 inherits the lock's descriptor (``ServiceLock.descriptor``): when the holder is killed, what it had begun still keeps
 the next one out until it is over, and the next one waits for that unasked. The file says who holds it.
 
-A holder that lives can be overtaken when somebody asks for that. One that works, or that stands still in the middle of
-a step, is killed: what it had begun is finished or undone as after any kill. One that was stopped between two steps is
-left alone: the file is replaced by another, and the number in state/fence, which every taking of the lock raises, shows
-the old holder, should it ever go on, that it is not the last one any more. It looks before each side effect
-(``check_fence``).
+A holder that lives can be overtaken when somebody asks for that. It is killed: what it had begun is finished or undone
+as after any kill. Only one that was stopped (SIGSTOP) while it waited for its next request is left alone, and one that
+cannot be killed: the file is replaced by another, and the number in state/fence, which every taking of the lock raises,
+shows the old holder, should it ever go on, that it is not the last one any more. It looks before each side effect
+(``check_fence``). A holder that was stopped between that look and the side effect would still do that one: hence the
+kill, and hence the mark in the file that says whether the holder is at work.
 """
 
 # os.* works on descriptors, and says which system call it is.
@@ -16,6 +17,7 @@ the old holder, should it ever go on, that it is not the last one any more. It l
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -48,6 +50,7 @@ _POLL = 0.05
 _LEFT_BEHIND = 45.0
 _STOPPED = (b"T", b"t")
 _DYING = 5.0
+_NAMELESS = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Holder:
     pid: int
     host: str
     fence: int
+    at_work: bool = True
 
 
 _UNKNOWN = Holder("somebody", "", 0.0, 0, "", 0)
@@ -93,6 +97,12 @@ class ServiceLock:
                 detail={"fence": self.fence},
             )
 
+    def at_work(self, at_work: bool) -> None:
+        """Say in the file whether a request is being worked on; whoever wants to overtake us decides by that."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._fd, _mark(at_work), os.fstat(self._fd).st_size - 1)
+
     def release(self) -> None:
         """Give the lock back. The file stays: one that is removed could be locked twice."""
         if self._fd >= 0:
@@ -114,31 +124,31 @@ def acquire(
     wait_seconds: float = 0.0,
     on_wait: Callable[[Holder], None] | None = None,
     take_over: bool = False,
-    in_step: Callable[[], bool] = lambda: False,
 ) -> ServiceLock:
     """Take the lock of a service.
 
     ``on_wait`` hears once who holds it. Raises Locked (``locked``) after ``wait_seconds``. ``take_over`` overtakes the
-    holder once the waiting was in vain; ``in_step`` says whether it is in the middle of a step. What a holder that was
-    killed had begun is waited for unasked.
+    holder once the waiting was in vain. What a holder that was killed had begun is waited for unasked.
     """
     begun = time.monotonic()
     told = False
     while True:
         fd = _try(paths)
         if fd is None:
-            holder = read_holder(paths) or _UNKNOWN
-            if on_wait is not None and not told:
+            known = read_holder(paths)
+            holder = known or _UNKNOWN
+            if on_wait is not None and not told and known:
                 on_wait(holder)
-            told = True
+            told = told or known is not None
             patience = max(wait_seconds, _LEFT_BEHIND) if _has_ended(holder) else wait_seconds
-            left = begun + patience - time.monotonic()
+            # One that has it this very moment has not yet said who it is.
+            left = begun + (patience if known else max(patience, _NAMELESS)) - time.monotonic()
             if left > 0:
                 time.sleep(min(_POLL, left))
                 continue
             if not take_over:
                 raise _locked(holder)
-            if _end(paths, holder, in_step):
+            if _end(paths, holder):
                 begun, take_over = time.monotonic(), False
                 continue
             fd = _replace(paths)
@@ -156,9 +166,9 @@ def acquire(
 
 def read_holder(paths: ServicePaths) -> Holder | None:
     """What the lock file says; of a lock that nobody holds, that is the last holder."""
-    data = system.read_trusted(paths.lock, _MAX)
+    data, _, mark = (system.read_trusted(paths.lock, _MAX) or b"").partition(b"\n")
     try:
-        raw = json.loads(data or b"")
+        raw = json.loads(data)
         return Holder(
             who=str(raw["who"])[:_SHOWN],
             why=str(raw["why"])[:_SHOWN],
@@ -166,6 +176,7 @@ def read_holder(paths: ServicePaths) -> Holder | None:
             pid=int(raw["pid"]),
             host=str(raw["host"])[:_SHOWN],
             fence=int(raw["fence"]),
+            at_work=mark != _mark(False),
         )
     except (ValueError, TypeError, KeyError):
         return None  # just being written
@@ -189,8 +200,12 @@ def _process_state(holder: Holder) -> bytes | None:
         return None
 
 
-def _end(paths: ServicePaths, holder: Holder, in_step: Callable[[], bool]) -> bool:
-    """Kill the holder, unless it is stopped between two steps: then the fence is enough. Whether it was killed.
+def _mark(at_work: bool) -> bytes:
+    return b"1" if at_work else b"0"
+
+
+def _end(paths: ServicePaths, holder: Holder) -> bool:
+    """Kill the holder, unless it is stopped while it waits for a request: then the fence is enough. Whether it was.
 
     The number alone proves nothing: only a process that has the lock's file open is the holder.
     """
@@ -201,8 +216,13 @@ def _end(paths: ServicePaths, holder: Holder, in_step: Callable[[], bool]) -> bo
     except OSError:
         return _has_ended(holder)
     try:
-        if not _has_open(holder.pid, paths.lock) or (_process_state(holder) in _STOPPED and not in_step()):
+        if not _has_open(holder.pid, paths.lock):
             return False
+        if _process_state(holder) in _STOPPED:
+            # Read after it was seen to be stopped: it cannot have begun anything since.
+            now = read_holder(paths)
+            if now is not None and now.pid == holder.pid and not now.at_work:
+                return False
         signal.pidfd_send_signal(process, signal.SIGKILL)
         # A process stuck in the kernel dies later, or never: then the lock is replaced after all.
         return bool(select.select([process], [], [], _DYING)[0])
@@ -262,6 +282,8 @@ def _open(path: Path, flags: int) -> int:
     try:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
     except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR):
+            raise
         raise AgentFailure("state-damaged", f"{path} cannot be opened as the lock: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -289,13 +311,15 @@ def _read_fence(paths: ServicePaths) -> int:
 def _announce(paths: ServicePaths, fd: int, who: str, why: str) -> Holder:
     # The last holder's own number counts too, should the file with the number have been lost.
     last = read_holder(paths)
+    # The last holder's name must not be told as ours.
+    os.ftruncate(fd, 0)
     fence = max(_read_fence(paths), last.fence if last else 0) + 1
     fail_point("lock.fence")
     system.atomic_write(paths.fence, b"%d\n" % fence, 0o600)
     holder = Holder(who[:_SHOWN], why[:_SHOWN], time.time(), os.getpid(), socket.gethostname(), fence)
-    data = json.dumps(asdict(holder)).encode()
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, data, 0)
+    told = asdict(holder)
+    del told["at_work"]
+    os.pwrite(fd, json.dumps(told).encode() + b"\n" + _mark(True), 0)
     return holder
 
 

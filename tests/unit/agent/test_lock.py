@@ -27,6 +27,7 @@ from lightship_agent import lock
 from lightship_agent.errors import AgentFailure
 from lightship_agent.paths import ServicePaths
 held = lock.acquire(ServicePaths.at(sys.argv[1], "shop"), who="child@host", why="deploy x")
+held.at_work("idle" not in sys.argv)
 print("held", held.fence, flush=True)
 sys.stdin.readline()
 try:
@@ -45,9 +46,9 @@ def paths(tmp_path: Path) -> ServicePaths:
 
 
 @contextlib.contextmanager
-def holder(paths: ServicePaths, **env: str) -> Iterator[subprocess.Popen[str]]:
+def holder(paths: ServicePaths, *words: str, **env: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(paths.root)],
+        [sys.executable, "-c", CHILD, str(paths.root), *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -117,7 +118,7 @@ def test_a_kill_while_the_lock_is_taken_needs_no_repair(paths: ServicePaths, poi
 
 
 def test_a_stopped_holder_is_overtaken_and_notices(paths: ServicePaths) -> None:
-    with holder(paths) as child:
+    with holder(paths, "idle") as child:
         os.kill(child.pid, signal.SIGSTOP)
         with pytest.raises(Locked):
             take(paths, wait_seconds=0.1)
@@ -138,18 +139,18 @@ def test_a_holder_that_works_is_killed_by_whoever_takes_over(paths: ServicePaths
         found.check_fence()
 
 
-def test_a_holder_that_is_stopped_within_a_step_is_killed_since_it_would_go_on_with_it(paths: ServicePaths) -> None:
+def test_a_holder_that_is_stopped_at_work_is_killed_since_it_would_go_on_with_it(paths: ServicePaths) -> None:
     with holder(paths) as child:
         os.kill(child.pid, signal.SIGSTOP)
-        with take(paths, take_over=True, in_step=lambda: True) as found:
+        with take(paths, take_over=True) as found:
             assert child.wait(5) == -signal.SIGKILL
             found.check_fence()
 
 
 def test_a_process_that_only_has_the_holder_s_number_is_left_alone(paths: ServicePaths) -> None:
     with holder(paths) as child, subprocess.Popen(["sleep", "60"]) as other:
-        told = json.loads(paths.lock.read_text())
-        paths.lock.write_text(json.dumps({**told, "pid": other.pid}))
+        told = json.loads(paths.lock.read_text().partition("\n")[0])
+        paths.lock.write_text(json.dumps({**told, "pid": other.pid}) + "\n1")
         with take(paths, take_over=True) as found:
             found.check_fence()
             assert other.poll() is None
