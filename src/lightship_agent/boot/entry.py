@@ -67,9 +67,18 @@ class Announcer:
         fields.update(release=self.release, generation=self.generation, pid=os.getpid(), time=time.time())
         path = os.path.join(self.folder, name)
         temporary = "%s.%d" % (path, os.getpid())
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(fields, file)
-        os.rename(temporary, path)
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(fields, file)
+            os.rename(temporary, path)
+        except OSError as error:
+            # A disk that is full must not fail a request, nor let a worker past its gate. The host takes a worker that
+            # it hears nothing of for one that does not serve.
+            sys.stderr.write("lightship: %s cannot be written: %s\n" % (path, error))
+            try:
+                os.unlink(temporary)
+            except OSError:
+                pass
 
     def worker(self, number, state):
         self.write("worker-%d.json" % number, worker=number, state=state)
@@ -235,6 +244,7 @@ class Gate:
         self.uwsgi = uwsgi
         self.announcer = announcer
         self.parked = 0
+        self.closed_seen = (None, 0.0)
         threads = uwsgi.opt.get("threads", 1)
         self.threads = max(1, int(threads)) if str(getattr(threads, "decode", lambda: threads)()).isdigit() else 1
 
@@ -245,11 +255,16 @@ class Gate:
         """Whether this whole instance is to take no more requests, because another container takes its place.
 
         Nobody stays shut out for ever: who closed it may have died with the machine before the other one was started.
+        The clock may be stepped meanwhile, so what this process has seen for itself counts too.
         """
         try:
-            return time.time() - os.stat(CLOSED).st_mtime < self.patience + CLOSED_SECONDS
+            moment = os.stat(CLOSED).st_mtime
         except OSError:
             return False
+        if self.closed_seen[0] != moment:
+            self.closed_seen = (moment, time.monotonic())
+        limit = self.patience + CLOSED_SECONDS
+        return abs(time.time() - moment) < limit and time.monotonic() - self.closed_seen[1] < limit
 
     def at_start(self):
         """Called in each worker after the fork, before it accepts anything."""
@@ -261,8 +276,11 @@ class Gate:
         self.announcer.worker(number, "serving")
 
     def on_change(self, _signal=None):
-        """Called in a worker between two requests when ``current`` changed."""
-        if self.is_open():
+        """Called in a worker between two requests when ``current`` changed.
+
+        When it is no link any more, which is somebody's accident, whoever serves goes on.
+        """
+        if self.is_open() or not current_release():
             return
         number = self.uwsgi.worker_id()
         self.parked += 1
