@@ -27,7 +27,7 @@ class ServerStatus:
         if self.facts is None:
             return self.error.message if self.error is not None else "not reached"
         if self.on_disk is None:
-            return ""
+            return f"current names no release, but {short(self.expected)} was deployed last" if self.expected else ""
         if self.facts.container is None:
             return "there is no container"
         if not self.facts.container.running:

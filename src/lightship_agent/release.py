@@ -200,11 +200,15 @@ def current_commit(paths: ServicePaths) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise AgentFailure("state-damaged", f"{paths.current} is not a link") from error
+        raise AgentFailure("state-damaged", f"{paths.current} is not a link", hint=_relink(paths)) from error
     match = re.fullmatch(r"releases/([0-9a-f]{40})", target)
     if match is None:
-        raise AgentFailure("state-damaged", f"{paths.current} points to {printable(target)}")
+        raise AgentFailure("state-damaged", f"{paths.current} points to {printable(target)}", hint=_relink(paths))
     return match[1]
+
+
+def _relink(paths: ServicePaths) -> str:
+    return f"what serves goes on; move it away, and: ln -s releases/COMMIT {paths.current} (of what `status` says runs)"
 
 
 def flip(paths: ServicePaths, commit: str, guard: Callable[[], None]) -> None:
@@ -270,7 +274,9 @@ def make(  # noqa: PLR0913 (all but three by name)
     discard(paths, commit)
     making = paths.making(commit)
     system.remove_tree(making)
-    release = Release(commit, time.time(), "prepared", why, subject, fingerprint, links)
+    # Newer than all others even when the clock was set back: what is kept and what goes is decided by the order.
+    newest = max((old.created for old in load_all(paths)), default=0.0)
+    release = Release(commit, max(time.time(), newest + 0.001), "prepared", why, subject, fingerprint, links)
     usable = [old for old in recycle if old not in protected and old not in (commit, current_commit(paths))]
     try:
         release, tree, changed, note = _make_tree(paths, mirror, release, usable, guard)
