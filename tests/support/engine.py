@@ -7,6 +7,7 @@ is removed at the end, whether the tests passed or not.
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -39,7 +40,9 @@ class Engine:
 
     def __post_init__(self) -> None:
         first = FIRST_PORT + self.worker % 10 * PORTS_EACH
-        self._ports = itertools.cycle(range(first, first + PORTS_EACH))
+        # Several runs at once on one machine start at different places.
+        start = os.getpid() * 7 % PORTS_EACH
+        self._ports = itertools.cycle([*range(first + start, first + PORTS_EACH), *range(first, first + start)])
 
     @property
     def label(self) -> str:
