@@ -3,8 +3,11 @@
 Both run in the container the release is to serve in, as the workers' user, while the old release serves.
 """
 
+import os
+import stat
 import threading
 import time
+from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence
 
 from lightship_agent.container import Container, exec_command
@@ -14,7 +17,7 @@ from lightship_agent.paths import CONTAINER_CODE, ServicePaths
 from lightship_agent.requests import Check, Migration
 from lightship_agent.system import Completed, Run, atomic_write, make_directory, run
 
-__all__ = ["Warnings", "run_checks", "run_in_release", "run_migration"]
+__all__ = ["Warnings", "prepare_shared", "run_checks", "run_in_release", "run_migration"]
 
 register(
     check__start="a check is about to run",
@@ -40,6 +43,37 @@ def run_in_release(
     folder = f"{CONTAINER_CODE}/releases/{commit}"
     argv = exec_command(container.name, folder, wrapped, user=container.user, interactive=True)
     return runner(argv, timeout=timeout + EXEC_MARGIN, hold_input=True, max_output=MAX_KEPT)
+
+
+def prepare_shared(paths: ServicePaths, container: Container, shared: Sequence[str]) -> None:
+    """Have the container make the shared folders that are not there yet: its release may be used before it boots.
+
+    The container does it, as it does before each boot: it may write there, and whatever it finds there is its own.
+    """
+    missing = [path for path in shared if not _is_folder(paths.shared, path)]
+    if not missing:
+        return
+    command = [container.python, "-I", "-S", f"{CONTAINER_CODE}/boot/launcher.py", "shared", *missing]
+    done = run(exec_command(container.name, "/", command, user="root"), timeout=EXEC_MARGIN)
+    if not done.ok:
+        raise Refused(
+            "shared-failed",
+            f"the shared paths {', '.join(missing)} cannot be made",
+            hint="what is live was not touched",
+            detail={"output": _output(done), "status": done.status},
+        )
+
+
+def _is_folder(shared: Path, path: str) -> bool:
+    """Whether there are folders all the way; a link is none, and is not followed."""
+    for part in path.split("/"):
+        shared /= part
+        try:
+            if not stat.S_ISDIR(os.lstat(shared).st_mode):
+                return False
+        except OSError:
+            return False
+    return True
 
 
 def _output(done: Completed) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional
 
 from lightship_agent import release as releases
 from lightship_agent import slots
-from lightship_agent.checks import Warnings, run_checks, run_migration
+from lightship_agent.checks import Warnings, prepare_shared, run_checks, run_migration
 from lightship_agent.container import Container, ContainerSettings
 from lightship_agent.errors import AgentFailure, Degraded, Refused, Reverted, contained
 from lightship_agent.failpoints import fail_point, register
@@ -193,6 +193,8 @@ class Rollout:
     def _check(self, container: Container, request: PrepareRequest) -> List[Dict[str, Any]]:
         """The checks, and then the migrations, before the release is booted: its first page may need them."""
         tools, commit = self.tools, self.situation.commit
+        if request.checks or request.migrate or self.situation.way != "swap":
+            prepare_shared(tools.paths, container, request.shared)
         checks = run_checks(tools.step, container, commit, [check for check in request.checks if check.required])
         if request.migrate:
             tools.guard()

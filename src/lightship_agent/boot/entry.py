@@ -75,10 +75,8 @@ class Announcer:
             # A disk that is full must not fail a request, nor let a worker past its gate. The host takes a worker that
             # it hears nothing of for one that does not serve.
             sys.stderr.write("lightship: %s cannot be written: %s\n" % (path, error))
-            try:
+            with contextlib.suppress(OSError):
                 os.unlink(temporary)
-            except OSError:
-                pass
 
     def worker(self, number, state):
         self.write("worker-%d.json" % number, worker=number, state=state)
@@ -244,7 +242,7 @@ class Gate:
         self.uwsgi = uwsgi
         self.announcer = announcer
         self.parked = 0
-        self.closed_seen = (None, 0.0)
+        self.closed_seen = (0.0, 0.0)
         threads = uwsgi.opt.get("threads", 1)
         self.threads = max(1, int(threads)) if str(getattr(threads, "decode", lambda: threads)()).isdigit() else 1
 

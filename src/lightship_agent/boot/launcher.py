@@ -3,6 +3,7 @@
 ``launcher.py 0|1``  a slot of the swap: runs what ``instances/<n>.json`` names for it
 ``launcher.py 2``    only sleeps, and so keeps Supervisor's listening socket open while both slots are stopped
 ``launcher.py main`` the one uWSGI of the ``touch`` and ``chain`` reload ways
+``launcher.py shared PATH ...``  makes shared folders, for what is run in a release before it is booted
 
 Exit status 0 tells Supervisor not to start it again (``exitcodes=0``, ``autorestart=unexpected``).
 """
@@ -115,6 +116,9 @@ def main():
     slot = sys.argv[1]
     if slot == HOLDER:
         os.execvp("sleep", ["sleep", "infinity"])  # noqa: S606
+    if slot == "shared":
+        prepare_shared(sys.argv[2:])
+        return
     settings = instance_settings()
     if slot != "main":
         order = (settings.get("slots") or {}).get(slot)

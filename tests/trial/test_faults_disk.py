@@ -1,4 +1,4 @@
-"""No space, no inodes, a disk that cannot be written, files that are not what they should be: nothing is broken by it."""
+"""No space, no inodes, a disk that cannot be written, files that are not what they should be: nothing breaks."""
 
 from __future__ import annotations
 
@@ -185,9 +185,7 @@ def test_a_disk_that_cannot_be_written_is_told_and_what_serves_stays(site: Site,
 
 
 @pytest.mark.parametrize(("name", "status"), [("state", 3), ("code/releases", 3), ("code/instances", 3), ("code", 4)])
-def test_a_directory_that_may_not_be_changed_is_named_and_what_serves_stays(
-    site: Site, name: str, status: int
-) -> None:
+def test_a_directory_that_may_not_be_changed_is_named_and_what_serves_stays(site: Site, name: str, status: int) -> None:
     place = site.home / name
     site.change(f"not in {name}")
     # What root may not do either: the immutable flag.
