@@ -14,6 +14,8 @@ LIMITS = {"unit": 60, "contract": 60, "engine": 300, "fleet": 600, "browser": 30
 NEEDS_ENGINE = ("engine", "fleet", "browser")
 
 
+# First of all, since xdist reads the groups in a hook of the same name.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by its folder; one module's engine tests share what they set up, so they run in one process."""
     for item in items:
