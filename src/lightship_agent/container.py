@@ -265,6 +265,8 @@ class Engine:
         done = self._run(list(argv), timeout=timeout, on_line=on_line, **options)
         if done.status != 0:
             lines = [line for line in done.err.strip().splitlines() if line.strip()]
+            # `docker start` ends with a line that only repeats that it failed.
+            lines = [line for line in lines if not line.startswith("Error: failed to start")] or lines
             reason = (lines or [f"exit status {done.status}"])[-1][:500]
             raise AgentFailure(
                 "docker-failed",

@@ -257,6 +257,7 @@ class Rollout:
     def abort(self, outcome: str = "aborted", *, failed: bool = False) -> None:
         """Undo what was prepared; what serves was never touched."""
         situation, tools = self.situation, self.tools
+        tools.guard()
         fail_point("abort.begin")
         if situation.replaces:
             tools.instances.remove(tools.instances.check_name(situation.instance))
