@@ -27,6 +27,9 @@ DELICATE = {
     "rollback": ["order.written", "current.flip", "current.flipped", "commit.stable"],
     "full": ["instance.stopped", "current.flipped", "commit.stable"],
 }
+# What depends on what was there before: no earlier tree fits new shared paths, and an image is left by a new one.
+WHERE = dict.fromkeys(("release.fresh", "release.link", "release.remove", "release.removing"), "shared")
+WHERE |= dict.fromkeys(("release.forget", "release.take", "release.write"), "refused") | {"prune.image": "image"}
 SEED = 20261123
 
 
@@ -43,7 +46,7 @@ def torture(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def sample(points: dict[str, list[str]], operation: str) -> list[Draw]:
     """A kill at each point that no operation has which takes a shorter time."""
-    first = {point: name for name in reversed(OPERATIONS) for point in points.get(name, ())}
+    first = {point: name for name in reversed(OPERATIONS) for point in points.get(name, ())} | WHERE
     mine = [point for point, name in first.items() if name == operation]
     mine += [point for point in DELICATE.get(operation, ()) if point not in mine]
     early = [point for point in mine if point.startswith(EARLY)] if operation in GAP else []
