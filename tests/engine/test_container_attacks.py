@@ -144,9 +144,11 @@ def attacker(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield Attacker(site, bait)
     finally:
         bait.listener.close()
-        site.close()
-        # What an attacker has nested is deeper than pytest's own removal can go down.
-        subprocess.run(["rm", "-rf", "--", str(folder)], check=True)
+        try:
+            site.close()
+        finally:
+            # What an attacker has nested is deeper than pytest's own removal can go down.
+            subprocess.run(["rm", "-rf", "--", str(folder)], check=False)
 
 
 @contextmanager
