@@ -11,13 +11,10 @@ pytest_plugins = ["support.engine"]
 HERE = Path(__file__).resolve().parent
 # Seconds a single test may take before it is ended as hanging.
 LIMITS = {"unit": 60, "contract": 60, "engine": 300, "fleet": 600, "browser": 300}
-NEEDS_ENGINE = ("engine", "fleet", "browser")
 
 
-# First of all, since xdist reads the groups in a hook of the same name.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its folder; one module's engine tests share what they set up, so they run in one process."""
+    """Mark each test by its folder."""
     for item in items:
         kind = item.path.resolve().relative_to(HERE).parts[0]
         if kind not in LIMITS:
@@ -25,8 +22,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(kind)
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LIMITS[kind]))
-        if kind in NEEDS_ENGINE and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from support.site import Site
 DEPLOYS = 15
 
 
-@pytest.mark.xdist_group("endurance")
 def test_many_deploys_in_a_row_fail_no_request_and_leave_nothing_behind(engine: Engine, tmp_path: Path) -> None:
     site = Site(engine, tmp_path / "site", settings={"keep": 3, "soak": 0.2})
     try:
