@@ -127,7 +127,7 @@ def test_a_build_that_fails_tells_none(site: Site) -> None:
     dockerfile = (site.repository.tree / "Dockerfile").read_text()
     site.repository.commit("broken", {"Dockerfile": dockerfile + "\nRUN env; exit 7\n"})
     told(site.deploy("--verbose", expect=3))
-    site.repository.commit("mended", {"Dockerfile": dockerfile})
+    site.change("mended", {"Dockerfile": dockerfile})
     told(site.deploy())
 
 

@@ -258,6 +258,10 @@ def test_a_git_that_outlived_its_agent_is_ended(origin: Origin, mirror: Mirror, 
     mirror.create()
     command = git.local(paths.repo, "cat-file", "--batch")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENV) as orphan:
+        assert orphan.stdin is not None and orphan.stdout is not None
+        orphan.stdin.write(b"HEAD\n")
+        orphan.stdin.flush()
+        assert orphan.stdout.readline() == b"HEAD missing\n"  # it runs: its arguments are there to be seen
         (paths.repo / "shallow.lock").touch()
         mirror.fetch(str(origin.path), "main")
         assert orphan.wait(5) == -signal.SIGKILL
