@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from support.endurance import endure
 from support.engine import Engine
 from support.site import Site
