@@ -138,7 +138,7 @@ def build_command(
     tag: str, dockerfile: str, folder: str, args: Mapping[str, str], labels: Mapping[str, str]
 ) -> List[str]:
     """``docker build`` of a clean tree of the commit."""
-    command = ["docker", "build", "--tag", tag, "--file", os.path.join(folder, dockerfile)]
+    command = ["docker", "build", "--force-rm", "--tag", tag, "--file", os.path.join(folder, dockerfile)]
     for name, value in sorted(args.items()):
         command += ["--build-arg", f"{name}={value}"]
     for name, value in sorted(labels.items()):
