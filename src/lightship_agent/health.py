@@ -71,19 +71,25 @@ def ask(check: HealthCheck, port: int, release: str) -> HealthAnswer:
         response = connection.getresponse()
         body = response.read(MAX_BODY)
     except (OSError, http.client.HTTPException) as error:
-        problem = f"no answer: {type(error).__name__}: {error}"[:300]
-        return HealthAnswer(None, time.monotonic() - started, "", problem)
+        seconds = time.monotonic() - started
+        # What we ended ourselves looks like an end by the other side.
+        late = seconds >= check.timeout
+        problem = _late(check) if late else f"no answer: {type(error).__name__}: {error}"[:300]
+        return HealthAnswer(None, seconds, "", problem)
     finally:
         if watch is not None:
             watch.cancel()
         connection.close()
     if time.monotonic() - started > check.timeout:
-        problem = f"{check.path} took longer than {check.timeout:g} s to answer"
-        return HealthAnswer(response.status, time.monotonic() - started, "", problem)
+        return HealthAnswer(response.status, time.monotonic() - started, "", _late(check))
     seen = response.headers.get("X-Release") or ""
     return HealthAnswer(
         response.status, time.monotonic() - started, seen, _problem(check, response.status, body, seen, release)
     )
+
+
+def _late(check: HealthCheck) -> str:
+    return f"{check.path} took longer than {check.timeout:g} s to answer"
 
 
 def _hang_up(connection: socket.socket) -> None:
