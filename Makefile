@@ -40,7 +40,7 @@ bench: setup engine ## the measured promises, as ratios
 soak: setup engine ## N=200 deploys in a row, good and broken, under load: nothing fails, nothing grows
 	@PYTHONPATH=tests $(VENV)/python -m support.endurance --deploys $(or $(N),200)
 
-trial: setup engine ## tests that are not part of `make test` yet: cut-off deploys, full disks, a Wagtail site
+trial: setup engine ## tests that are not part of `make test` yet: cut-off deploys, faults
 	@$(VENV)/pytest -n 0 tests/trial --timeout 1800 $(ARGS)
 
 format: setup ## put the sources in order

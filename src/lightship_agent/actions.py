@@ -310,7 +310,15 @@ class Actions:
             )
         current = releases.current_commit(self._known_paths)
         # In the container too the command ends with this conversation, which holds its input open.
-        wrapped = [container.python, "-I", "-S", f"{CONTAINER_CODE}/boot/command.py", f"{EXEC_SECONDS:g}", *command]
+        wrapped = [
+            container.python,
+            "-I",
+            "-S",
+            f"{CONTAINER_CODE}/boot/command.py",
+            f"{EXEC_SECONDS:g}",
+            "0",
+            *command,
+        ]
         folder = f"{CONTAINER_CODE}/releases/{current}" if current else "/"
         done = run(
             exec_command(container.name, folder, wrapped, user=container.user, interactive=True),

@@ -32,14 +32,24 @@ KEPT_LOGS = 20
 # How much longer than the command's own limit the whole `docker exec` may take.
 EXEC_MARGIN = 15.0
 TIMED_OUT = 124
+# Checks stand back for the processes that answer visitors; the migrations do not, for locks are held meanwhile.
+NICENESS = 10
 Step = Callable[[str], ContextManager[Dict[str, Any]]]
 
 
 def run_in_release(
-    container: Container, commit: str, command: Sequence[str], timeout: float, runner: Run = run
+    container: Container, commit: str, command: Sequence[str], timeout: float, runner: Run = run, *, niceness: int = 0
 ) -> Completed:
     """Run a command in a release's tree, ended within the container after ``timeout`` seconds or with this process."""
-    wrapped = [container.python, "-I", "-S", f"{CONTAINER_CODE}/boot/command.py", f"{timeout:g}", *command]
+    wrapped = [
+        container.python,
+        "-I",
+        "-S",
+        f"{CONTAINER_CODE}/boot/command.py",
+        f"{timeout:g}",
+        str(niceness),
+        *command,
+    ]
     folder = f"{CONTAINER_CODE}/releases/{commit}"
     argv = exec_command(container.name, folder, wrapped, user=container.user, interactive=True)
     return runner(argv, timeout=timeout + EXEC_MARGIN, hold_input=True, max_output=MAX_KEPT)
@@ -92,7 +102,7 @@ def run_checks(step: Step, container: Container, commit: str, checks: Sequence[C
 def _run_check(step: Step, container: Container, commit: str, check: Check) -> Dict[str, Any]:
     with step(f"check {check.name}") as detail:
         fail_point("check.start")
-        done = run_in_release(container, commit, check.command, check.timeout)
+        done = run_in_release(container, commit, check.command, check.timeout, niceness=NICENESS)
         fail_point("check.done")
         status = "timeout" if _timed_out(done) else ("passed" if done.ok else "failed")
         output = _output(done)

@@ -138,7 +138,19 @@ def build_command(
     tag: str, dockerfile: str, folder: str, args: Mapping[str, str], labels: Mapping[str, str]
 ) -> List[str]:
     """``docker build`` of a clean tree of the commit."""
-    command = ["docker", "build", "--force-rm", "--tag", tag, "--file", os.path.join(folder, dockerfile)]
+    # Beside a container that is as busy as it may be (1024), a build takes a fifth of the processors and not half.
+    # Builders other than the engine's own ignore this.
+    command = [
+        "docker",
+        "build",
+        "--force-rm",
+        "--cpu-shares",
+        "256",
+        "--tag",
+        tag,
+        "--file",
+        os.path.join(folder, dockerfile),
+    ]
     for name, value in sorted(args.items()):
         command += ["--build-arg", f"{name}={value}"]
     for name, value in sorted(labels.items()):

@@ -239,7 +239,7 @@ class TouchReload:
         It is run by ``boot/command.py``: a process in a container does not end with the ``docker exec`` that began it.
         """
         started, python = time.monotonic(), self.container.python
-        command = [python, "-I", "-S", f"{CONTAINER_CODE}/boot/command.py", f"{self.patience.boot:g}"]
+        command = [python, "-I", "-S", f"{CONTAINER_CODE}/boot/command.py", f"{self.patience.boot:g}", "0"]
         command += [python, f"{CONTAINER_CODE}/boot/entry.py", "--candidate", release]
         env = {"LIGHTSHIP_SLOT": "candidate"}
         argv = exec_command(self.container.name, "/", command, user=self.container.user, env=env, interactive=True)

@@ -1,10 +1,11 @@
 """Runs one command inside the container, and ends it when its time is over or nobody waits for it any more.
 
-``command.py SECONDS COMMAND [ARG ...]``
+``command.py SECONDS NICENESS COMMAND [ARG ...]``
 
 A program that ``docker exec`` started goes on when ``docker exec`` is killed. This one gives its command a process
 group of its own, and ends that group (SIGTERM, then SIGKILL) after ``SECONDS`` or when its standard input is closed,
-which is what happens when the agent dies. Exit status 124 says that the time was over, as timeout(1) has it.
+which is what happens when the agent dies. ``NICENESS`` is how far the command stands back for the processes that
+answer visitors. Exit status 124 says that the time was over, as timeout(1) has it.
 """
 
 import os
@@ -47,9 +48,14 @@ def input_closed():
 def main():
     deadline = time.monotonic() + float(sys.argv[1])
     try:
-        process = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            sys.argv[3:],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=lambda: os.nice(int(sys.argv[2])),  # noqa: PLW1509 - there are no threads here
+        )
     except OSError as error:
-        sys.stderr.write("cannot run %s: %s\n" % (sys.argv[2], error.strerror))
+        sys.stderr.write("cannot run %s: %s\n" % (sys.argv[3], error.strerror))
         return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_RUNNABLE
     while process.poll() is None:
         if time.monotonic() > deadline or input_closed():
