@@ -449,7 +449,8 @@ class Torture:
         if one.operation in BAD or (not one.kills_only and self._is_failed(wanted)):
             # This release has failed, and is known for it: only another one can be wanted.
             command, wanted = ["deploy", "--json"], self._code()
-        waits = "controller" in one.victim or "ask." in one.points or "answered." in one.points
+        # An agent whose controller was killed may still be finishing its work.
+        waits = one.victim == "controller" or any(word in one.points + one.second for word in ("ask.", "answered."))
         said = self.site.run(*command, *(["--wait", "60"] if waits else []), timeout=180)
         if said.status == 3 and said.error.get("code") == "no-such-release":
             _must(command[0] == "rollback" and not one.kills_only, f"{one}: a release is gone", said)
