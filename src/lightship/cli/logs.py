@@ -57,7 +57,7 @@ def logs(
 
     output = _Output(keep=json and not follow, stream=_json_line if json else _write)
     context = load_context(service, config, output)
-    output.several = len(context.service.servers) > 1
+    output.several = len(context.servers) > 1
     try:
         run_async(lambda: operation(context, lines=lines, follow=follow))
     except InterruptError:
@@ -85,7 +85,7 @@ def execute(
 
     output = _Output(keep=json, stream=_write)
     context = load_context(service, config, output)
-    output.several = len(context.service.servers) > 1
+    output.several = len(context.servers) > 1
     result = run_async(lambda: operation(context, command))
     if json:
         found = {"service": result.service, "servers": result.servers, "lines": output.kept}

@@ -42,6 +42,7 @@ __all__ = [
     "SecretRule",
     "Status",
     "container_path_complaint",
+    "split_server",
     "within",
 ]
 
@@ -219,6 +220,17 @@ SERVER = Rule(
     rf"(?:{_USER}@)?(?:{_HOST}|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?",
     complaint=_server_complaint,
 )
+
+
+def split_server(text: str) -> tuple[str | None, str, int | None]:
+    """User, host and port of what keeps the rule ``SERVER``."""
+    user, _, address = text.rpartition("@")
+    if address.startswith("["):
+        host, _, rest = address[1:].partition("]")
+        port = rest[1:]
+    else:
+        host, _, port = address.partition(":")
+    return user or None, host, int(port) if port else None
 
 
 def _mapping_complaint(text: str) -> str:

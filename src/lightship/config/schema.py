@@ -11,6 +11,7 @@ from lightship.config import defaults, rules
 from lightship.config.options import OPTION, flag_of, is_repeatable
 from lightship.config.repository import Repository
 from lightship.config.rules import ConflictError, RuleError, within
+from lightship.model import Server
 
 __all__ = ["TAGS", "Check", "Health", "ImageBuild", "Migration", "Repository", "SecretSource", "Service", "json_schema"]
 
@@ -170,6 +171,13 @@ Image: TypeAlias = Annotated[
 ]
 
 
+def _server(text: str) -> Server:
+    if text == "local":
+        return Server("local", "localhost", local=True)
+    user, host, port = rules.split_server(text)
+    return Server(text.rpartition("@")[2], host, user, port)
+
+
 class Service(_Model):
     """One service, as ``lightship.yml`` describes it."""
 
@@ -314,6 +322,11 @@ class Service(_Model):
             if within(host, self.root) or within(self.root, host):
                 found.append(("volumes", f"must not have {host!r}: {self.root} is lightship's own (key root)"))
         return found
+
+    @property
+    def machines(self) -> tuple[Server, ...]:
+        """The servers that stand under ``servers``."""
+        return tuple(_server(text) for text in self.servers)
 
     @property
     def infra_globs(self) -> tuple[str, ...]:

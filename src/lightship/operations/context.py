@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightship.config.secrets import Hidden, redact
 from lightship.errors import ConfigurationError, LightshipError
-from lightship.model import short
+from lightship.model import Server, short
 from lightship.rollout.events import Emit, Event, LogLine, Note, StepDone, StepFailed
 from lightship.rollout.session import Hello, Session
 from lightship.transport.base import Transport
@@ -39,6 +39,16 @@ class Context:
     service: Service
     emit: Emit
     connect: Connect
+    servers: tuple[Server, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its servers, in their order."""
+        return tuple(one.name for one in self.servers)
+
+    def server(self, name: str) -> Server:
+        """The server of that name."""
+        return next(one for one in self.servers if one.name == name)
 
     def hello(self, *, why: str, lock: bool, wait: float = 0.0, take_over: bool = False) -> Hello:
         """The words that open each conversation of a command."""
@@ -59,21 +69,24 @@ def load_context(service: str | None, config: Path | None, emit: Emit, connect: 
     from lightship.config.load import load  # noqa: PLC0415 - Pydantic and YAML only when a file is read
 
     loaded = load(config)
-    return Context(loaded, loaded.service(service), emit, connect or connect_server)
+    found = loaded.service(service)
+    servers = found.machines
+    by_name = {one.name: one for one in servers}
+    return Context(loaded, found, emit, connect or (lambda name: connect_server(by_name[name])), servers)
 
 
-def connect_server(server: str) -> Transport:
+def connect_server(server: Server) -> Transport:
     """The transport to a server: this machine."""
-    if server != "local":
+    if not server.local:
         raise ConfigurationError(
-            f"server {server}: this version reaches this machine only",
+            f"server {server.name}: this version reaches this machine only",
             hint="write `servers: [local]` and run lightship on the server",
             code="transport",
         )
     from lightship.transport.local import LocalTransport  # noqa: PLC0415
     from lightship.transport.zipapp import agent_file  # noqa: PLC0415
 
-    return LocalTransport(agent_file(), server=server)
+    return LocalTransport(agent_file(), server=server.name)
 
 
 def _who() -> str:
@@ -92,7 +105,7 @@ async def sessions(context: Context, hello: Hello, *, servers: Sequence[str] = (
 
     On the way out each is ended: with ``bye`` when all went well, else as it stands (the agent undoes or finishes).
     """
-    opened = [Session(context.connect(name), hello, context.emit) for name in servers or context.service.servers]
+    opened = [Session(context.connect(name), hello, context.emit) for name in servers or context.names]
     results = await asyncio.gather(*(session.open() for session in opened), return_exceptions=True)
     errors = [
         (session, error) for session, error in zip(opened, results, strict=True) if isinstance(error, BaseException)
