@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightship.config.secrets import Hidden, redact
-from lightship.errors import ConfigurationError, LightshipError
+from lightship.errors import LightshipError
 from lightship.model import Server, short
 from lightship.rollout.events import Emit, Event, LogLine, Note, StepDone, StepFailed
 from lightship.rollout.session import Hello, Session
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from lightship.config.load import Config
     from lightship.config.schema import Service
+    from lightship.transport.ssh import Network
 
-__all__ = ["Connect", "Context", "Redactor", "connect_server", "load_context", "sessions"]
+__all__ = ["Connect", "Connector", "Context", "Redactor", "connect_local", "load_context", "sessions"]
 
 #: Gives the transport to a server by its name in the configuration.
 Connect = Callable[[str], Transport]
@@ -71,18 +72,32 @@ def load_context(service: str | None, config: Path | None, emit: Emit, connect: 
     loaded = load(config)
     found = loaded.service(service)
     servers = found.machines
-    by_name = {one.name: one for one in servers}
-    return Context(loaded, found, emit, connect or (lambda name: connect_server(by_name[name])), servers)
+    return Context(loaded, found, emit, connect or Connector(servers), servers)
 
 
-def connect_server(server: Server) -> Transport:
-    """The transport to a server: this machine."""
-    if not server.local:
-        raise ConfigurationError(
-            f"server {server.name}: this version reaches this machine only",
-            hint="write `servers: [local]` and run lightship on the server",
-            code="transport",
-        )
+class Connector:
+    """Gives the transport to a server by its name. Connections of one command share what can be shared."""
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self._servers = {one.name: one for one in servers}
+        self._network: Network | None = None
+
+    def __call__(self, name: str) -> Transport:
+        """The transport to a server."""
+        server = self._servers[name]
+        return connect_local(server) if server.local else self._by_ssh(server)
+
+    def _by_ssh(self, server: Server) -> Transport:
+        from lightship.transport.ssh import Network, SshTransport  # noqa: PLC0415 - AsyncSSH takes 0.3 s
+        from lightship.transport.zipapp import agent_file  # noqa: PLC0415
+
+        if self._network is None:
+            self._network = Network()
+        return SshTransport(server, agent_file(), self._network)
+
+
+def connect_local(server: Server) -> Transport:
+    """The transport to this machine."""
     from lightship.transport.local import LocalTransport  # noqa: PLC0415
     from lightship.transport.zipapp import agent_file  # noqa: PLC0415
 
