@@ -7,6 +7,8 @@ import os
 import re
 import socket
 import subprocess
+import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -315,6 +317,51 @@ def test_python_that_is_missing_or_too_old(client: Client, sshd: Sshd) -> None:
         assert "3.6" in error.message
     finally:
         sshd.do(f"mv {where}.away {where}")
+
+
+SURVIVOR = """
+import os, signal, sys, time
+for name in (signal.SIGHUP, signal.SIGPIPE):
+    signal.signal(name, signal.SIG_IGN)
+os.write(1, b'{"id": 0}\\n')
+while os.read(0, 65536):
+    pass
+time.sleep(1)
+for _ in range(3):
+    try:
+        os.write(1, b"x" * 65536)
+        os.write(2, b"x" * 65536)
+    except OSError:
+        pass
+    time.sleep(0.3)
+open(FILE, "w").write("survived")
+"""
+
+
+@pytest.mark.parametrize("user", ["root", "deploy", "strict"])
+def test_what_works_on_survives_the_end_of_its_connection(
+    client: Client, sshd: Sshd, tmp_path: Path, user: str
+) -> None:
+    file = f"/root/survived-{user}"
+    agent = tmp_path / "agent.pyz"
+    with zipfile.ZipFile(agent, "w") as archive:
+        archive.writestr("__main__.py", SURVIVOR.replace("FILE", repr(file)))
+
+    async def run() -> None:
+        channel = await SshTransport(client.server(user), agent, Network(nobody)).open()
+        assert await channel.receive() == b'{"id": 0}'
+        await asyncio.to_thread(sshd.cut)
+        with pytest.raises(TransportError):
+            while await channel.receive() is not None:
+                pass
+        await channel.close(1)
+
+    asyncio.run(run())
+    for _ in range(60):
+        if sshd.do(f"cat {file} 2>/dev/null || true") == "survived":
+            return
+        time.sleep(0.1)
+    raise AssertionError("what worked on was ended with the connection")
 
 
 def test_a_killed_connection_ends_the_agent_and_a_new_one_is_had(client: Client, sshd: Sshd) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightship.config.secrets import Hidden, redact
-from lightship.errors import LightshipError
+from lightship.errors import LightshipError, UsageError
 from lightship.model import Server, short
 from lightship.rollout.events import Emit, Event, LogLine, Note, StepDone, StepFailed
 from lightship.rollout.session import Hello, Session
@@ -65,14 +65,51 @@ class Context:
         )
 
 
-def load_context(service: str | None, config: Path | None, emit: Emit, connect: Connect | None = None) -> Context:
-    """Read the configuration and find the service. Raises ``ConfigurationError`` or ``UsageError``."""
+def load_context(
+    service: str | None,
+    config: Path | None,
+    emit: Emit,
+    connect: Connect | None = None,
+    *,
+    stage: str | None = None,
+    only: Sequence[str] = (),
+) -> Context:
+    """Read the configuration, find the service (in a stage) and its servers: all, or ``only`` those of these names.
+
+    Raises ``ConfigurationError`` or ``UsageError``.
+    """
     from lightship.config.load import load  # noqa: PLC0415 - Pydantic and YAML only when a file is read
 
     loaded = load(config)
-    found = loaded.service(service)
-    servers = found.machines
+    found = loaded.service(service, stage)
+    servers = _servers(found, loaded.directory)
+    if only:
+        servers = _chosen(servers, only)
     return Context(loaded, found, emit, connect or Connector(servers), servers)
+
+
+def _servers(service: Service, directory: Path) -> tuple[Server, ...]:
+    if service.inventory is None:
+        return service.machines
+    from lightship.config.inventory import read  # noqa: PLC0415
+
+    return read(service.inventory, service.hosts, directory)
+
+
+def _chosen(servers: Sequence[Server], only: Sequence[str]) -> tuple[Server, ...]:
+    """Those of these names, in the order of the configuration."""
+    import difflib  # noqa: PLC0415
+
+    names = [one.name for one in servers]
+    for name in only:
+        if name not in names:
+            close = difflib.get_close_matches(name[:100], names, n=1)
+            raise UsageError(
+                f"there is no server {name[:100]!r}",
+                hint=f"did you mean {close[0]}?" if close else f"one of: {', '.join(names[:20])}",
+                code="server",
+            )
+    return tuple(one for one in servers if one.name in only)
 
 
 class Connector:
