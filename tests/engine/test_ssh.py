@@ -100,6 +100,18 @@ def test_sudo_that_asks_for_a_password_is_told_of(client: Client) -> None:
     fails(client.server("plain", sudo=True), "sudo-password")
 
 
+def test_without_root_there_is_no_agent(client: Client, sshd: Sshd) -> None:
+    error = fails(client.server("plain", sudo=False), "not-root")
+    assert "plain ALL=(root) NOPASSWD: ALL" in error.hint
+    fails(client.server("plain"), "sudo-password")
+    sudo = sshd.do("command -v sudo")
+    sshd.do(f"mv {sudo} {sudo}.away")
+    try:
+        fails(client.server("plain", sudo=True), "sudo-missing")
+    finally:
+        sshd.do(f"mv {sudo}.away {sudo}")
+
+
 def test_an_unknown_host_key_is_shown_and_never_taken(client: Client, sshd: Sshd) -> None:
     client.known.write_text("")
     client.configure("Host *\n  StrictHostKeyChecking no\n")
@@ -384,3 +396,22 @@ def test_a_killed_connection_ends_the_agent_and_a_new_one_is_had(client: Client,
 
     asyncio.run(run())
     assert sshd.agents() == []
+
+
+def test_many_at_once_do_not_frighten_an_sshd(client: Client, sshd: Sshd) -> None:
+    # The usual limit: of more than ten that have not logged in yet, some are turned away.
+    text = sshd.do("cat /etc/ssh/sshd_config")
+    sshd.put("/etc/ssh/sshd_config", text.replace("MaxStartups 100", "MaxStartups 10:60:100"))
+    sshd.stop()
+    sshd.serve()
+    network = Network(nobody)
+
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*(hello(client.server(), network) for _ in range(30)))
+
+    try:
+        assert len(asyncio.run(all_of_them())) == 30
+    finally:
+        sshd.put("/etc/ssh/sshd_config", text)
+        sshd.stop()
+        sshd.serve()

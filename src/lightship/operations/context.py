@@ -6,7 +6,7 @@ import asyncio
 import getpass
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lightship.config.load import Config
     from lightship.config.schema import Service
-    from lightship.transport.ssh import Network
+    from lightship.transport.base import Channel
 
 __all__ = ["Connect", "Connector", "Context", "Redactor", "connect_local", "load_context", "sessions"]
 
@@ -117,20 +117,43 @@ class Connector:
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self._servers = {one.name: one for one in servers}
-        self._network: Network | None = None
+        self._loading: asyncio.Task[Callable[[Server], Transport]] | None = None
 
     def __call__(self, name: str) -> Transport:
         """The transport to a server."""
         server = self._servers[name]
-        return connect_local(server) if server.local else self._by_ssh(server)
+        return connect_local(server) if server.local else _BySsh(server, self._by_ssh)
 
-    def _by_ssh(self, server: Server) -> Transport:
-        from lightship.transport.ssh import Network, SshTransport  # noqa: PLC0415 - AsyncSSH takes 0.3 s
-        from lightship.transport.zipapp import agent_file  # noqa: PLC0415
+    async def _by_ssh(self, server: Server) -> Transport:
+        if self._loading is None:
+            # AsyncSSH takes 0.3 s to import: in a thread, so that the git host is asked meanwhile.
+            self._loading = asyncio.create_task(asyncio.to_thread(_load_ssh))
+        return (await asyncio.shield(self._loading))(server)
 
-        if self._network is None:
-            self._network = Network()
-        return SshTransport(server, agent_file(), self._network)
+
+def _load_ssh() -> Callable[[Server], Transport]:
+    from lightship.transport.ssh import Network, SshTransport  # noqa: PLC0415
+    from lightship.transport.zipapp import agent_file  # noqa: PLC0415
+
+    network, agent = Network(), agent_file()
+    return lambda server: SshTransport(server, agent, network)
+
+
+@dataclass(frozen=True, slots=True)
+class _BySsh:
+    """A server that is reached by SSH, before that is so much as imported."""
+
+    description: Server
+    load: Callable[[Server], Awaitable[Transport]]
+
+    @property
+    def server(self) -> str:
+        """The server's name."""
+        return self.description.name
+
+    async def open(self) -> Channel:
+        """Connect and start the agent."""
+        return await (await self.load(self.description)).open()
 
 
 def connect_local(server: Server) -> Transport:

@@ -263,7 +263,7 @@ class SshTransport:
         try:
             return await self._try(connection, sudo=sudo)
         except TransportError as error:
-            # Unasked, sudo is only tried: a user may do without it.
+            # Unasked, sudo is only tried: a user of another name may be root all the same.
             if self._server.sudo is not None or error.code not in ssh_errors.NO_SUDO:
                 raise
             try:
@@ -277,6 +277,10 @@ class SshTransport:
         channel = await SshChannel.start(self.server, connection, command)
         await channel.write(bootstrap.SOURCE.encode())
         answer = await self._first(channel, sudo=sudo)
+        if answer.get("uid") != 0:
+            # What the container's processes own on the server, their sockets and files, only root can use and remove.
+            await channel.close(0)
+            raise ssh_errors.not_root(self.server, channel.user)
         if answer[bootstrap.MARK] == "need":
             await channel.write(data)
             answer = await self._first(channel, sudo=sudo)
@@ -299,7 +303,8 @@ class SshTransport:
             if error.code != "connection-lost":
                 raise
         status = await channel.ended()
-        raise ssh_errors.not_started(self.server, status, noise, channel.all_words(), sudo=sudo)
+        said = (noise, channel.all_words())
+        raise ssh_errors.not_started(self.server, channel.user, status, said, sudo=sudo)
 
 
 def _digest(data: bytes) -> str:
@@ -398,6 +403,11 @@ class SshChannel(Channel):
                 f"{server}: no command can be run over the connection: {error}", code="ssh-session"
             ) from None
         return cls(server, connection, channel, session)
+
+    @property
+    def user(self) -> str:
+        """The user who is logged in."""
+        return str(self._connection.get_extra_info("username"))
 
     async def send(self, line: bytes) -> None:
         """Send one line."""

@@ -128,6 +128,22 @@ def not_let_in(server: str, settings: Settings, keys: Keys, error: asyncssh.Perm
     )
 
 
+def not_root(server: str, user: str) -> TransportError:
+    """Logged in, but not as root, and without sudo. A user of the group docker is no way out: see docs/how-to."""
+    return TransportError(
+        f"{server}: the agent needs root, and {user} is not (a user of the group docker is not enough)",
+        hint=_user_hint(user),
+        code="not-root",
+    )
+
+
+def _user_hint(user: str) -> str:
+    return (
+        f"log in as root, or as root there: echo '{user} ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/lightship "
+        "(and no `sudo: false` for this server)"
+    )
+
+
 def bootstrap_failed(server: str, answer: dict[str, Any]) -> TransportError:
     """The bootstrap on the server says what is wrong."""
     code, text = str(answer.get("code"))[:40], str(answer.get("text"))[:_MOST]
@@ -140,22 +156,20 @@ def bootstrap_failed(server: str, answer: dict[str, Any]) -> TransportError:
         )
     hints = {
         "agent-cache": f"put it right there: chown and chmod 700 {answer['path']}" if "path" in answer else "",
-        "not-root": "log in as root, or let the user run sudo without a password",
     }
     return TransportError(f"{server}: {text}", hint=hints.get(code, ""), code=code)
 
 
-def not_started(server: str, status: int | None, noise: bytes, errors: str, *, sudo: bool) -> TransportError:
+def not_started(server: str, user: str, status: int | None, said: tuple[bytes, str], *, sudo: bool) -> TransportError:
     """No agent answered: from what the shell, sudo or Python said, why."""
+    noise, errors = said
     last = errors.splitlines()[-1][:_MOST] if errors else ""
-    user_hint = (
-        "as root there: echo 'USER ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/lightship; or log in as root; "
-        "or `sudo: false` for a user who needs none"
-    )
     if sudo and "sudo" in errors and ("password is required" in errors or "a terminal is required" in errors):
-        return TransportError(f"{server}: sudo asks for a password there", hint=user_hint, code="sudo-password")
+        return TransportError(f"{server}: sudo asks for a password there", hint=_user_hint(user), code="sudo-password")
     if sudo and ("may not run sudo" in errors or "not in the sudoers" in errors or "not allowed to" in errors):
-        return TransportError(f"{server}: the user may not run sudo: {last}", hint=user_hint, code="sudo-refused")
+        return TransportError(
+            f"{server}: the user may not run sudo: {last}", hint=_user_hint(user), code="sudo-refused"
+        )
     if sudo and "tty" in errors and "sudo" in errors:
         return TransportError(
             f"{server}: sudo wants a terminal: {last}",
@@ -167,10 +181,10 @@ def not_started(server: str, status: int | None, noise: bytes, errors: str, *, s
             f"{server}: there is no python3", hint="install it: apt-get install python3", code="python-missing"
         )
     if sudo and "sudo" in errors and (status == _NOT_FOUND or "not found" in errors):
-        return TransportError(f"{server}: there is no sudo", hint=user_hint, code="sudo-missing")
-    said = last or noise.decode("utf-8", "replace").strip()[-_MOST:]
+        return TransportError(f"{server}: there is no sudo", hint=_user_hint(user), code="sudo-missing")
+    words = last or noise.decode("utf-8", "replace").strip()[-_MOST:]
     return TransportError(
-        f"{server}: logged in, but no agent answered (exit status {status}): {said or 'nothing was said'}",
+        f"{server}: logged in, but no agent answered (exit status {status}): {words or 'nothing was said'}",
         hint="does a plain command run there? See: ssh SERVER python3 --version",
         code="agent-start",
         detail={"stderr": errors[-2000:], "stdout": noise[-2000:].decode("utf-8", "replace")},
