@@ -25,6 +25,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Release",
+    "Server",
     "ServerResult",
     "Slot",
     "Step",
@@ -136,6 +137,25 @@ def _wrong(where: str, what: str, value: object) -> TransportError:
         code="protocol",
         hint="the agent and lightship may be of different versions",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A machine that runs services, as the configuration or an inventory names it. What is ``None`` was not said."""
+
+    name: str
+    """What people, results and ``--server`` call it; no two servers of a service have the same."""
+    host: str
+    """The address, or a name that ``~/.ssh/config`` knows."""
+    user: str | None = None
+    port: int | None = None
+    roles: tuple[str, ...] = ("web",)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    sudo: bool | None = None
+    """Whether the agent runs as root by sudo; ``None``: when the user is not root."""
+    key_file: str | None = None
+    local: bool = False
+    """Whether it is this machine, which is reached without SSH."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,7 +325,7 @@ class Liar:
         (folder / "lightship.yml").write_text(json.dumps({"services": {"shop": service}}))
         monkeypatch.chdir(folder)
         monkeypatch.setattr(
-            "lightship.operations.context.connect_server", lambda server: LocalTransport(self.agent, server=server)
+            "lightship.operations.context.connect_local", lambda server: LocalTransport(self.agent, server=server.name)
         )
 
     def run(self, messages: dict[str, list[Any]], *arguments: str) -> tuple[int, str, str]:

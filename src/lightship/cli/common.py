@@ -6,7 +6,7 @@ Only typer is imported here; everything else is imported by the command that nee
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -25,7 +25,9 @@ __all__ = [
     "ConfigOption",
     "InterruptError",
     "JsonOption",
+    "ServerOption",
     "ServiceArgument",
+    "StageOption",
     "VerboseOption",
     "answer",
     "answer_rollout",
@@ -55,6 +57,20 @@ VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show the output of what runs, and whole tracebacks of a refusal.")
 ]
 
+StageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--stage",
+        help="The stage of a service that has several, such as staging.",
+        metavar="NAME",
+        envvar="LIGHTSHIP_STAGE",
+    ),
+]
+ServerOption = Annotated[
+    list[str] | None,
+    typer.Option("--server", help="Only this server, by its name; may be given several times.", metavar="NAME"),
+]
+
 _started = [0.0]
 
 
@@ -72,11 +88,18 @@ def start(moment: float | None = None) -> float:
     return _started[0]
 
 
-def context_for(service: str | None, config: Path | None, progress: Progress) -> Context:
+def context_for(
+    service: str | None,
+    config: Path | None,
+    progress: Progress,
+    *,
+    stage: str | None = None,
+    only: Sequence[str] | None = None,
+) -> Context:
     """The service's context, with its events going to the progress."""
     from lightship.operations.context import load_context  # noqa: PLC0415
 
-    return load_context(service, config, progress)
+    return load_context(service, config, progress, stage=stage, only=only or ())
 
 
 def run_async(work: Callable[[], Coroutine[Any, Any, _T]], *, live: Callable[[], bool] = bool) -> _T:

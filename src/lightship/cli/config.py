@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lightship.cli.common import StageOption
+
 if TYPE_CHECKING:
     from lightship.config.load import Config
     from lightship.errors import LightshipError
@@ -39,6 +41,7 @@ def check(config: FileOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def show(
     service: Annotated[str | None, typer.Argument(help="One service.  [default: all]")] = None,
+    stage: StageOption = None,
     config: FileOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +51,12 @@ def show(
         from lightship.config.resolved import plain, yaml_text  # noqa: PLC0415
 
         found = _load(config)
-        result = plain(found.services.values() if service is None else [found.service(service)])
+        if stage is not None:
+            result = plain([found.service(service, stage)])
+        elif service is None:
+            result = plain(found.services.values(), found.stages)
+        else:
+            result = plain([found.named(service)], found.stages)
         return {"file": str(found.path), **result}, yaml_text(result).rstrip("\n")
 
     _run("config show", as_json, work)

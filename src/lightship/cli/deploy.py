@@ -13,6 +13,7 @@ from lightship.cli.common import (
     ConfigOption,
     JsonOption,
     ServiceArgument,
+    StageOption,
     VerboseOption,
     answer,
     answer_rollout,
@@ -93,6 +94,7 @@ class _Watch:
 @app.command()
 def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
     service: ServiceArgument = None,
+    stage: StageOption = None,
     ref: RefOption = None,
     commit: CommitOption = None,
     kind: KindOption = None,
@@ -111,12 +113,12 @@ def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
     """
     wanted = replace(_wanted(ref, commit, kind, retry, wait), take_over=take_over)
     if dry_run:
-        _show_plan("deploy", service, wanted, config, json)
+        _show_plan("deploy", (service, stage), wanted, config, json)
         return
     from lightship.operations.deploy import deploy as operation  # noqa: PLC0415
     from lightship.output.human import SilentProgress, make_progress  # noqa: PLC0415
 
-    context = context_for(service, config, SilentProgress())
+    context = context_for(service, config, SilentProgress(), stage=stage)
     with make_progress(context.service.name, json=json, verbose=verbose) as progress:
         watch = _Watch(progress)
         shown = replace(context, emit=watch)
@@ -127,6 +129,7 @@ def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
 @app.command()
 def plan(
     service: ServiceArgument = None,
+    stage: StageOption = None,
     ref: RefOption = None,
     commit: CommitOption = None,
     kind: KindOption = None,
@@ -140,12 +143,13 @@ def plan(
     The same as deploy --dry-run.
     """
     del verbose
-    _show_plan("plan", service, _wanted(ref, commit, kind, retry, 0.0), config, json)
+    _show_plan("plan", (service, stage), _wanted(ref, commit, kind, retry, 0.0), config, json)
 
 
 @app.command()
 def rollback(
     service: ServiceArgument = None,
+    stage: StageOption = None,
     to: ToOption = None,
     dry_run: DryRunOption = False,
     wait: WaitOption = 0.0,
@@ -161,7 +165,7 @@ def rollback(
     from lightship.operations import rollback as operations  # noqa: PLC0415
     from lightship.output.human import SilentProgress, make_progress  # noqa: PLC0415
 
-    context = context_for(service, config, SilentProgress())
+    context = context_for(service, config, SilentProgress(), stage=stage)
     if dry_run:
         found = run_async(lambda: operations.rollback_plan(context, to))
         _answer_plan("rollback", found, json)
@@ -181,11 +185,14 @@ def _wanted(ref: str | None, commit: str | None, kind: KindChoice | None, retry:
     return Wanted(ref=ref, commit=commit, kind=kind.value if kind else None, retry=retry, wait=wait)
 
 
-def _show_plan(command: str, service: str | None, wanted: Wanted, config: Path | None, json: bool) -> None:
+def _show_plan(
+    command: str, named: tuple[str | None, str | None], wanted: Wanted, config: Path | None, json: bool
+) -> None:
     from lightship.operations.deploy import plan as operation  # noqa: PLC0415
     from lightship.output.human import SilentProgress  # noqa: PLC0415
 
-    context = context_for(service, config, SilentProgress())
+    service, stage = named
+    context = context_for(service, config, SilentProgress(), stage=stage)
     _answer_plan(command, run_async(lambda: operation(context, wanted)), json)
 
 

@@ -13,7 +13,9 @@ from lightship.cli.common import (
     ConfigOption,
     InterruptError,
     JsonOption,
+    ServerOption,
     ServiceArgument,
+    StageOption,
     VerboseOption,
     answer,
     run_async,
@@ -44,6 +46,8 @@ ServiceOption = Annotated[
 @app.command()
 def logs(
     service: ServiceArgument = None,
+    stage: StageOption = None,
+    server: ServerOption = None,
     lines: LinesOption = 100,
     follow: FollowOption = False,
     config: ConfigOption = None,
@@ -56,8 +60,8 @@ def logs(
     from lightship.operations.logs import logs as operation  # noqa: PLC0415
 
     output = _Output(keep=json and not follow, stream=_json_line if json else _write)
-    context = load_context(service, config, output)
-    output.several = len(context.service.servers) > 1
+    context = load_context(service, config, output, stage=stage, only=server or ())
+    output.several = len(context.servers) > 1
     try:
         run_async(lambda: operation(context, lines=lines, follow=follow))
     except InterruptError:
@@ -71,6 +75,8 @@ def logs(
 def execute(
     command: CommandArgument,
     service: ServiceOption = None,
+    stage: StageOption = None,
+    server: ServerOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -84,8 +90,8 @@ def execute(
     from lightship.operations.logs import execute as operation  # noqa: PLC0415
 
     output = _Output(keep=json, stream=_write)
-    context = load_context(service, config, output)
-    output.several = len(context.service.servers) > 1
+    context = load_context(service, config, output, stage=stage, only=server or ())
+    output.several = len(context.servers) > 1
     result = run_async(lambda: operation(context, command))
     if json:
         found = {"service": result.service, "servers": result.servers, "lines": output.kept}

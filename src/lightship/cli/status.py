@@ -7,7 +7,9 @@ import typer
 from lightship.cli.common import (
     ConfigOption,
     JsonOption,
+    ServerOption,
     ServiceArgument,
+    StageOption,
     VerboseOption,
     answer,
     context_for,
@@ -22,6 +24,8 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def status(
     service: ServiceArgument = None,
+    stage: StageOption = None,
+    server: ServerOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -35,7 +39,7 @@ def status(
     from lightship.output.human import SilentProgress  # noqa: PLC0415
     from lightship.output.words import status_lines  # noqa: PLC0415
 
-    context = context_for(service, config, SilentProgress())
+    context = context_for(service, config, SilentProgress(), stage=stage, only=server)
     result = run_async(lambda: operation(context))
     answer("status", result, lambda: status_lines(result), json=json, exit_status=result.exit_status)
 
@@ -43,6 +47,8 @@ def status(
 @app.command()
 def releases(
     service: ServiceArgument = None,
+    stage: StageOption = None,
+    server: ServerOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -53,6 +59,6 @@ def releases(
     from lightship.output.human import SilentProgress  # noqa: PLC0415
     from lightship.output.words import releases_lines  # noqa: PLC0415
 
-    context = context_for(service, config, SilentProgress())
+    context = context_for(service, config, SilentProgress(), stage=stage, only=server)
     result = run_async(lambda: operation(context))
     answer("releases", result, lambda: releases_lines(result), json=json)

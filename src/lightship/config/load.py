@@ -7,15 +7,15 @@ service replaces the default as a whole. Each secret is one value: its source is
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightship.config import yaml
 from lightship.config.options import flag_of
 from lightship.config.problems import Problem, configuration_error, path_text, shown
-from lightship.config.rules import SERVICE, ConflictError, RuleError
+from lightship.config.rules import LABEL, SERVICE, ConflictError, RuleError
 from lightship.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
@@ -36,15 +36,38 @@ class Config:
     """A valid configuration: its services by name, and the file it came from."""
 
     services: Mapping[str, Service]
+    """Each service; of one with stages that which is meant unasked, or else the first."""
     path: Path
+    stages: Mapping[str, Mapping[str, Service]] = field(default_factory=dict)
+    """The stages of the services that have some."""
 
     @property
     def directory(self) -> Path:
         """The directory that relative paths in the file start from."""
         return self.path.parent
 
-    def service(self, name: str | None = None) -> Service:
-        """The service called ``name``; without a name the only one there is."""
+    def service(self, name: str | None = None, stage: str | None = None) -> Service:
+        """The service called ``name`` (without one the only one there is), in a stage if it has stages."""
+        found = self.named(name)
+        stages = self.stages.get(found.name, {})
+        if stage is None:
+            if len(stages) > 1 and found.default_stage is None:
+                raise UsageError(
+                    f"the service {found.name} has {len(stages)} stages: say which",
+                    hint=f"--stage, one of: {', '.join(stages)}; or set default_stage",
+                    code="stage",
+                )
+            return found
+        if stage not in stages:
+            raise UsageError(
+                f"the service {found.name} has no stage {shown(stage)}",
+                hint=_nearest(stage, stages) or (f"one of: {', '.join(stages)}" if stages else "it has none"),
+                code="stage",
+            )
+        return stages[stage]
+
+    def named(self, name: str | None = None) -> Service:
+        """The service called ``name``, whichever of its stages ``services`` has."""
         if name is None and len(self.services) == 1:
             return next(iter(self.services.values()))
         choices = ", ".join(sorted(self.services))
@@ -101,7 +124,15 @@ def _validated(document: yaml.Document, path: Path) -> Config:
     if found.problems:
         order = sorted(found.problems, key=lambda problem: (problem.line, problem.column, problem.path))
         raise configuration_error(document.file, order)
-    return Config(services, path)
+    return Config(services, path, found.stages)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Keys of a service at one place of the file. What stands above wins over what stands below."""
+
+    place: yaml.KeyPath
+    keys: dict[str, Any]
 
 
 class _Validation:
@@ -111,6 +142,7 @@ class _Validation:
         self.document = document
         self.problems = list(document.problems)
         self.seen = {problem.path for problem in self.problems}
+        self.stages: dict[str, dict[str, Service]] = {}
 
     def run(self) -> dict[str, Service]:
         top = self.document.value
@@ -135,10 +167,7 @@ class _Validation:
         }
 
     def service(self, name: str, own: Any, defaults: dict[str, Any]) -> Service | None:
-        from pydantic import ValidationError  # noqa: PLC0415
-
-        model = _service_model()
-        place = ("services", name)
+        place: yaml.KeyPath = ("services", name)
         try:
             SERVICE(name)
         except RuleError as error:
@@ -147,22 +176,94 @@ class _Validation:
         if not isinstance(own, dict):
             self.add(place, "must be a map", own)
             return None
-        for where, keys in ((place, own), (("defaults",), defaults)):
-            if "name" in keys:
-                self.add((*where, "name"), "is not a key: a service's name is its key under services")
-        merged = {**_merge(defaults, own), "name": name}
+        layers = [_Layer(place, own), _Layer(("defaults",), defaults)]
+        for layer in layers:
+            for key in ("name", "stage"):
+                if key in layer.keys:
+                    self.add(
+                        (*layer.place, key),
+                        f"is not a key: a service's {key} is its key under {key}s"
+                        if key == "stage"
+                        else "is not a key: a service's name is its key under services",
+                    )
+        stages = self.stage_layers(layers)
+        if stages is None:
+            return self.validated(name, None, layers)
+        found = {stage: self.validated(name, stage, [*more, *layers]) for stage, more in stages.items()}
+        whole = {stage: service for stage, service in found.items() if service is not None}
+        if len(whole) < len(found):
+            return None
+        self.once_on_a_server(place, whole)
+        default = next(iter(whole.values())).default_stage
+        if default is not None and default not in whole:
+            hint = _nearest(default, whole) or f"one of: {', '.join(whole)}"
+            self.add(
+                (*self.place_of("default_stage", layers), "default_stage"),
+                "must be one of the stages",
+                default,
+                hint=hint,
+            )
+            return None
+        self.stages[name] = whole
+        return whole[default] if default is not None else next(iter(whole.values()))
+
+    def stage_layers(self, layers: Sequence[_Layer]) -> dict[str, list[_Layer]] | None:
+        """The keys of each stage, by its name; ``None`` when there are none, or none that can be understood."""
+        found: dict[str, list[_Layer]] = {}
+        for layer in layers:
+            stages = layer.keys.get("stages")
+            if not isinstance(stages, dict) or not all(isinstance(keys, dict) for keys in stages.values()):
+                continue  # the service's own validation says so
+            for stage, keys in stages.items():
+                place = (*layer.place, "stages", stage)
+                try:
+                    LABEL(stage)
+                except RuleError as error:
+                    self.add(place, error.rule, stage)
+                    continue
+                for key in {"name", "stage", "stages", "default_stage"} & keys.keys():
+                    self.add((*place, key), "is not a key of a stage")
+                found.setdefault(stage, []).append(_Layer(place, keys))
+        return found or None
+
+    def once_on_a_server(self, place: yaml.KeyPath, stages: Mapping[str, Service]) -> None:
+        """A service is on a server once: two of its stages there would be each other's container and files."""
+        seen: dict[tuple[str, int | None, str], str] = {}
+        for stage, service in stages.items():
+            for server in () if service.inventory else service.machines:
+                other = seen.setdefault((server.host, server.port, service.root), stage)
+                if other != stage:
+                    self.add(
+                        (*place, "stages", stage, "servers"),
+                        f"must not have a server that the stage {other} has too",
+                        server.name,
+                        hint="give the stages different servers, or make two services of them",
+                    )
+
+    def place_of(self, key: str, layers: Sequence[_Layer]) -> yaml.KeyPath:
+        """Where a key was set."""
+        return next((layer.place for layer in layers if key in layer.keys), layers[0].place)
+
+    def validated(self, name: str, stage: str | None, layers: Sequence[_Layer]) -> Service | None:
+        """One service, or one stage of it, from all places that say something of it."""
+        from pydantic import ValidationError  # noqa: PLC0415
+
+        merged: dict[str, Any] = {}
+        for layer in reversed(layers):
+            merged = _merge(_without_other_servers(merged, layer.keys), layer.keys)
+        if stage is not None:
+            del merged["stages"]
         try:
-            return model.model_validate(merged)
+            return _service_model().model_validate({**merged, "name": name, "stage": stage})
         except ValidationError as error:
-            found = error.errors(include_url=False)
-            for details in found:
+            for details in error.errors(include_url=False):
                 # A list whose every item is wrong counts as too short; its items say it better.
                 short = details["type"] == "too_short" and bool(details["input"])
                 if not short:
-                    self.detail(place, own, details)
+                    self.detail(layers, details)
         return None
 
-    def detail(self, place: yaml.KeyPath, own: dict[str, Any], details: ErrorDetails) -> None:
+    def detail(self, layers: Sequence[_Layer], details: ErrorDetails) -> None:
         """One of Pydantic's errors, at the place in the file where the value came from."""
         from lightship.config.schema import TAGS  # noqa: PLC0415
 
@@ -171,10 +272,13 @@ class _Validation:
         error = (details.get("ctx") or {}).get("error")
         if isinstance(error, ConflictError):
             for key, rule in error.found:
-                self.add((*(place if key in own else ("defaults",)), key), rule)
+                self.add((*self.place_of(key, layers), key), rule)
             return
         missing = details["type"] == "missing"
-        within = place if missing or _has(own, location) or not location else ("defaults",)
+        own = next(layer.place for layer in layers if layer.place[:1] == ("services",) and len(layer.place) == 2)  # noqa: PLR2004
+        holding = [layer.place for layer in layers if _has(layer.keys, location)]
+        around = [layer.place for layer in layers if location and location[0] in layer.keys]
+        within = own if not location or (missing and not around) else (holding or around or [own])[0]
         rule, hint = _words(details)
         value = details["input"]
         if missing or "secrets" in location[:1] or details["type"] == "extra_forbidden" or not location:
@@ -226,6 +330,15 @@ def _merge(below: dict[str, Any], above: dict[str, Any], path: yaml.KeyPath = ()
     return merged
 
 
+def _without_other_servers(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``servers`` and ``inventory`` take each other's place, as one list takes the place of another."""
+    if "servers" in above and "inventory" not in above:
+        return {key: value for key, value in below.items() if key not in ("inventory", "hosts")}
+    if above.get("inventory") is not None and "servers" not in above:
+        return {key: value for key, value in below.items() if key != "servers"}
+    return below
+
+
 def _has(value: Any, path: yaml.KeyPath) -> bool:
     """Whether ``path`` leads somewhere in the service's own keys."""
     for part in path:
@@ -245,18 +358,23 @@ def _nearest(word: str, choices: Any) -> str:
 
 def _keys_around(location: yaml.KeyPath) -> list[str]:
     """The known keys of the map that ``location``, an unknown key, stands in."""
-    from lightship.config.schema import Check, Health, ImageBuild, SecretSource, Service  # noqa: PLC0415
+    from lightship.config.schema import Check, Health, ImageBuild, SecretSource, ServerEntry, Service  # noqa: PLC0415
 
     models: dict[str, type[BaseModel]] = {
         "image": ImageBuild,
         "health": Health,
         "checks": Check,
         "secrets": SecretSource,
+        "servers": ServerEntry,
     }
     model: type[BaseModel] = models.get(str(location[0]), Service) if len(location) > 1 else Service
     return [name for name in model.model_fields if not (model is Service and name in Service.own_keys)]
 
 
+_FORMS = {
+    "image": "must be an image's name or a map (dockerfile, context, args)",
+    "servers": "must be '[user@]host[:port]' or a map (host, name, user, port, roles, labels, sudo)",
+}
 _TYPES = {
     "string_type": "must be text",
     "int_type": "must be a whole number",
@@ -268,8 +386,6 @@ _TYPES = {
     "model_attributes_type": "must be a map",
     "tuple_type": "must be a list",
     "missing": "is missing",
-    "union_tag_not_found": "must be an image's name or a map (dockerfile, context, args)",
-    "union_tag_invalid": "must be an image's name or a map (dockerfile, context, args)",
 }
 
 
@@ -279,8 +395,10 @@ def _words(details: ErrorDetails) -> tuple[str, str]:
     error = context.get("error")
     if isinstance(error, RuleError):
         return error.rule, error.hint
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return _FORMS[str(details["loc"][0])], ""
     if kind == "extra_forbidden":
-        location = tuple(part for part in details["loc"] if part != "<build>")
+        location = tuple(part for part in details["loc"] if not str(part).startswith("<"))
         known = _keys_around(location)
         return "is not a known key", _nearest(str(location[-1]), known) or f"known: {', '.join(known)}"
     if kind == "literal_error":

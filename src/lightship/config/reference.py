@@ -67,6 +67,19 @@ services:
     image: registry.example/team/admin:2026-01
     ports: ["8001:8000"]
     reload: touch
+
+  blog:
+    repository: git@git.example:team/blog.git
+    app: blog.wsgi:application
+    ports: ["127.0.0.1:8002:8000"]
+    inventory: inventory/hosts.yml     # Ansible's, instead of servers
+    hosts: "blog:&production"
+    stages:                     # a stage may hold any key of a service: its own value wins
+      staging:
+        branch: next
+        servers: [{name: test, host: test.example, user: deploy, port: 2222, labels: {zone: a}}]
+      production: {}
+    default_stage: staging      # else `--stage` must be given
 """
 
 _HEAD = """\
@@ -83,7 +96,11 @@ The file has two keys: `services`, a map of services by name, and `defaults`, wh
 A service's name is {service}.
 
 **How defaults are merged.** A map is merged key by key, and the service's value wins. A list or a single value of the
-service replaces the default as a whole. A secret is one value: its source is never mixed from both.
+service replaces the default as a whole. A secret is one value: its source is never mixed from both. `servers` and
+`inventory` take each other's place.
+
+**Stages.** `stages` holds what differs between staging and production: each stage has the service's keys and its own on
+top, merged the same way. `--stage NAME` (or the variable `LIGHTSHIP_STAGE`) says which one a command means.
 
 **How the file is read.** YAML, but strictly: UTF-8, at most 1 MiB, one document, every key once, no tags, anchors,
 aliases or merge keys. Booleans are `true` and `false`. What some YAML readers take for text and others for something
@@ -109,6 +126,8 @@ def _fields(
         path = f"{prefix}{name}"
         yield path, part, name in required
         for reference, suffix in _references(part):
+            if reference.endswith("/Stage"):  # the keys of a service once more
+                continue
             inner = definitions[reference.rsplit("/", 1)[1]]
             yield from _fields(inner, definitions, f"{path}{suffix}.", set(inner.get("required", ())))
 

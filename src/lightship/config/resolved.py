@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING, Any
 from lightship.config.yaml import is_plain_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from lightship.config.schema import Service
+    from lightship.config.schema import ServerEntry, Service
 
 __all__ = ["plain", "yaml_text"]
 
 
-def plain(services: Iterable[Service]) -> dict[str, Any]:
+def plain(services: Iterable[Service], stages: Mapping[str, Mapping[str, Service]] | None = None) -> dict[str, Any]:
     """The services as ``lightship.yml`` would hold them, every key set. Secrets are their sources, never values."""
-    return {"services": {service.name: _service(service) for service in services}}
+    stages = stages or {}
+    return {"services": {one.name: _staged(one, stages.get(one.name, {})) for one in services}}
+
+
+def _staged(service: Service, stages: Mapping[str, Service]) -> dict[str, Any]:
+    if not stages:
+        found = _service(service)
+        del found["stages"], found["default_stage"]
+        return found
+    each = {stage: _staged(one, {}) for stage, one in stages.items()}
+    return {"default_stage": service.default_stage, "stages": each}
 
 
 def _service(service: Service) -> dict[str, Any]:
@@ -26,8 +36,17 @@ def _service(service: Service) -> dict[str, Any]:
     found["repository"] = str(service.repository)
     sources: dict[str, SecretSource] = service.secrets
     found["secrets"] = {name: source.model_dump(exclude_none=True) for name, source in sources.items()}
+    found["servers"] = [_server(entry) for entry in service.servers]
+    if service.inventory is None:
+        del found["inventory"], found["hosts"]
+    else:
+        del found["servers"]
     tidy: dict[str, Any] = _tidy(found)
     return tidy
+
+
+def _server(entry: str | ServerEntry) -> Any:
+    return entry if isinstance(entry, str) else entry.model_dump(exclude_none=True, exclude_defaults=True)
 
 
 def _tidy(value: Any) -> Any:

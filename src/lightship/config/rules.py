@@ -25,16 +25,23 @@ __all__ = [
     "GLOB",
     "HEALTH_HOST",
     "HEALTH_PATH",
+    "HOST",
+    "HOSTS",
     "IMAGE",
+    "INVENTORY",
+    "INVENTORY_NAME",
     "LABEL",
+    "LABEL_VALUE",
     "LOCAL_FILE",
     "PORT",
     "REF",
     "RELATIVE_PATH",
     "ROOT",
     "SERVER",
+    "SERVER_NAME",
     "SERVICE",
     "STATUS",
+    "USER",
     "VOLUME",
     "ConflictError",
     "Rule",
@@ -42,6 +49,7 @@ __all__ = [
     "SecretRule",
     "Status",
     "container_path_complaint",
+    "split_server",
     "within",
 ]
 
@@ -116,6 +124,9 @@ def within(path: str, parent: str) -> bool:
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = rf"{_LABEL}(?:\.{_LABEL})*"
+# A Host of ~/.ssh/config may have underscores, which a name of DNS has not.
+_SSH_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_SSH_HOST = rf"{_SSH_LABEL}(?:\.{_SSH_LABEL})*"
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 _DOTTED = rf"{_IDENTIFIER}(?:\.{_IDENTIFIER})*"
@@ -216,9 +227,44 @@ def _server_complaint(text: str) -> str:
 
 SERVER = Rule(
     "'local' (this machine) or '[user@]host[:port]'",
-    rf"(?:{_USER}@)?(?:{_HOST}|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?",
+    rf"(?:{_USER}@)?(?:{_SSH_HOST}|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?",
     complaint=_server_complaint,
 )
+
+
+def _host_complaint(text: str) -> str:
+    return _ip_complaint(text) if ":" in text else ""
+
+
+HOST = Rule(
+    "a name (of DNS or of ~/.ssh/config) or an IP address",
+    rf"{_SSH_HOST}|[0-9A-Fa-f:.]{{2,45}}",
+    complaint=_host_complaint,
+)
+USER = Rule("a user's name: letters, digits, '.', '_' and '-'", _USER)
+SERVER_NAME = Rule(
+    "a server's name: letters, digits, '.', '_', ':' and '-', a letter or digit first",
+    r"[A-Za-z0-9][A-Za-z0-9._:-]*",
+    longest=100,
+)
+INVENTORY_NAME = Rule(
+    "an inventory's host: letters, digits and any of . _ : @ [ ] ( ) + / - and space, a letter or digit first",
+    r"[A-Za-z0-9](?:[A-Za-z0-9._:@\[\]()+/ -]*[A-Za-z0-9._:@\[\]()+/-])?",
+)
+LABEL_VALUE = Rule(
+    "letters, digits and any of . _ : @ / + -, a letter or digit first", r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*", longest=100
+)
+
+
+def split_server(text: str) -> tuple[str | None, str, int | None]:
+    """User, host and port of what keeps the rule ``SERVER``."""
+    user, _, address = text.rpartition("@")
+    if address.startswith("["):
+        host, _, rest = address[1:].partition("]")
+        port = rest[1:]
+    else:
+        host, _, port = address.partition(":")
+    return user or None, host, int(port) if port else None
 
 
 def _mapping_complaint(text: str) -> str:
@@ -296,6 +342,15 @@ LOCAL_FILE = Rule(
     "a path of a file, absolute, from '~/' or relative to lightship.yml",
     rf"(?:~/|/|(?:\.\./)*)?{_PART}(?:/{_PART})*",
     longest=1000,
+)
+INVENTORY = Rule(
+    "a path, absolute, from '~/' or relative to lightship.yml",
+    rf"(?:~/|/|(?:\.\./)*)?{_PART}(?:/{_PART})*",
+    longest=1000,
+)
+HOSTS = Rule(
+    "a group, host or pattern of the inventory, such as 'web:!staging'",
+    r"[A-Za-z0-9_*~][A-Za-z0-9_.*?:,&!~|()\[\]^$+-]*",
 )
 GLOB = Rule(
     "a relative path of the repository, where '*' and '?' match within one part and '**' any parts",

@@ -11,13 +11,15 @@ from lightship.config import defaults, rules
 from lightship.config.options import OPTION, flag_of, is_repeatable
 from lightship.config.repository import Repository
 from lightship.config.rules import ConflictError, RuleError, within
+from lightship.model import Server
 
 __all__ = ["TAGS", "Check", "Health", "ImageBuild", "Migration", "Repository", "SecretSource", "Service", "json_schema"]
 
-TAGS = ("<name>", "<build>")
-"""What Pydantic puts into the path of an error to say which form of ``image`` was meant."""
+TAGS = ("<name>", "<build>", "<address>", "<server>")
+"""What Pydantic puts into the path of an error to say which form of ``image`` or of a server was meant."""
 
 _LONGEST_LIST = 100
+_MOST_SERVERS = 20_000
 
 Name: TypeAlias = Annotated[str, rules.LABEL]
 EnvName: TypeAlias = Annotated[str, rules.ENV_NAME]
@@ -170,15 +172,83 @@ Image: TypeAlias = Annotated[
 ]
 
 
+class ServerEntry(_Model):
+    """A server with more to say of it than its address."""
+
+    host: Annotated[str, rules.HOST] = Field(
+        description="The server's address, a `Host` of `~/.ssh/config`, or `local` for this machine.",
+        examples=["web1.example", "10.0.0.1"],
+    )
+    name: Annotated[str, rules.SERVER_NAME] | None = Field(
+        None, description="What the server is called here. Default: its host and port.", examples=["web1"]
+    )
+    user: Annotated[str, rules.USER] | None = Field(
+        None, description="The user to log in as. Default: what `~/.ssh/config` says.", examples=["deploy"]
+    )
+    port: int | None = Field(
+        None, ge=1, le=65535, description="The port of its sshd. Default: what `~/.ssh/config` says.", examples=[2222]
+    )
+    roles: tuple[Name, ...] = _items(
+        default=("web",), min_length=1, description="The roles that it plays.", examples=[["web", "worker"]]
+    )
+    labels: dict[Name, Annotated[str, rules.LABEL_VALUE]] = Field(
+        {}, description="What else there is to know of it.", examples=[{"zone": "a"}], max_length=_LONGEST_LIST
+    )
+    sudo: bool | None = Field(
+        None,
+        description="Whether the agent is started by `sudo`. If not said, it is tried when the user is not root.",
+        examples=[False],
+    )
+
+    @property
+    def machine(self) -> Server:
+        """The server that it describes."""
+        local = self.host == "local"
+        address = f"[{self.host}]" if ":" in self.host else self.host
+        name = self.name or (f"{address}:{self.port}" if self.port else self.host)
+        return Server(
+            name=name,
+            host="localhost" if local else self.host,
+            user=self.user,
+            port=self.port,
+            roles=self.roles,
+            labels=self.labels,
+            sudo=self.sudo,
+            local=local,
+        )
+
+
+def _server(entry: str | ServerEntry) -> Server:
+    if isinstance(entry, ServerEntry):
+        return entry.machine
+    if entry == "local":
+        return Server("local", "localhost", local=True)
+    user, host, port = rules.split_server(entry)
+    return Server(entry.rpartition("@")[2], host, user, port)
+
+
+def _server_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return TAGS[2]
+    return TAGS[3] if isinstance(value, (dict, ServerEntry)) else None
+
+
+ServerForm: TypeAlias = Annotated[
+    Annotated[Annotated[str, rules.SERVER], Tag(TAGS[2])] | Annotated[ServerEntry, Tag(TAGS[3])],
+    Discriminator(_server_form),
+]
+
+
 class Service(_Model):
     """One service, as ``lightship.yml`` describes it."""
 
-    own_keys: ClassVar[frozenset[str]] = frozenset({"name"})
+    own_keys: ClassVar[frozenset[str]] = frozenset({"name", "stage"})
     """Fields that no key of the file sets."""
 
     name: Annotated[str, rules.SERVICE] = Field(
         description="The service's name: its key under `services`.", examples=["shop"]
     )
+    stage: Name | None = Field(None, description="The stage that this is.", examples=["production"])
     repository: Repository = Field(
         description="Where the code is fetched from, by the server. Credentials in an https address are never shown.",
         examples=["https://git.example/shop.git", "git@git.example:team/shop.git", "/srv/git/shop.git"],
@@ -186,11 +256,39 @@ class Service(_Model):
     branch: Annotated[str, rules.BRANCH] = Field(
         "main", description="The branch that is deployed when the command names nothing else.", examples=["release/2.x"]
     )
-    servers: tuple[Annotated[str, rules.SERVER], ...] = _items(
+    servers: tuple[ServerForm, ...] = Field(
         default=("local",),
+        strict=False,
         min_length=1,
-        description="The machines that run the service: `local` is this one, others are reached by SSH.",
-        examples=[["deploy@web1.example", "deploy@web2.example:2222"]],
+        max_length=_MOST_SERVERS,
+        description="The machines that run the service: `local` is this one, others are reached by SSH, as "
+        "`[user@]host[:port]` or as a map.",
+        examples=[
+            ["deploy@web1.example", "deploy@web2.example:2222"],
+            [{"name": "web1", "host": "10.0.0.1", "user": "deploy", "roles": ["web", "worker"]}],
+        ],
+    )
+    inventory: Annotated[str, rules.INVENTORY] | None = Field(
+        None,
+        description="An Ansible inventory instead of `servers`: a file, a directory or a script, of any format and "
+        "plugin that `ansible-inventory` reads. It must be installed here: `pip install 'lightship[ansible]'`.",
+        examples=["inventory/hosts.yml"],
+    )
+    hosts: Annotated[str, rules.HOSTS] = Field(
+        "all",
+        description="Which hosts of the inventory: a group, or a pattern as Ansible has them.",
+        examples=["shop", "web:&production"],
+    )
+    stages: dict[Name, dict[str, Any]] = Field(
+        {},
+        description="The service's stages by name. Each may hold any key of a service; its own value wins, and maps "
+        "are merged key by key. `--stage` says which one is meant.",
+        examples=[
+            {"staging": {"servers": ["test.example"], "branch": "next"}, "production": {"servers": ["web.example"]}}
+        ],
+    )
+    default_stage: Name | None = Field(
+        None, description="The stage that is meant when no command says which.", examples=["staging"]
     )
     app: Annotated[str, rules.APP] = Field(
         "shop.wsgi:application",
@@ -290,7 +388,7 @@ class Service(_Model):
         """What stands twice in a list where once is all there can be."""
         flags = [flag for flag in map(flag_of, self.options) if not is_repeatable(flag)]
         looked_at = {
-            "servers": ("", self.servers),
+            "servers": ("the name ", [one.name for one in self.machines]),
             "shared": ("", self.shared),
             "options": ("the parameter ", [f"--{flag}" for flag in flags]),
             "ports": ("the server's port ", [port.rpartition(":")[0] for port in self.ports]),
@@ -309,11 +407,22 @@ class Service(_Model):
             ("secrets", f"must not have {name}, which env has too")
             for name in sorted(self.env.keys() & self.secrets.keys())
         ]
+        if self.inventory is not None and "servers" in self.model_fields_set:
+            found.append(("inventory", "must not be beside servers: it takes their place"))
+        if self.inventory is None and "hosts" in self.model_fields_set and self.hosts != "all":
+            found.append(("hosts", "must not be without inventory, whose hosts it chooses"))
+        if self.default_stage is not None and self.stage is None:
+            found.append(("default_stage", "must not be without stages, one of which it is"))
         for volume in self.volumes:
             host = volume.split(":")[0]
             if within(host, self.root) or within(self.root, host):
                 found.append(("volumes", f"must not have {host!r}: {self.root} is lightship's own (key root)"))
         return found
+
+    @property
+    def machines(self) -> tuple[Server, ...]:
+        """The servers that stand under ``servers``."""
+        return tuple(_server(text) for text in self.servers)
 
     @property
     def infra_globs(self) -> tuple[str, ...]:
@@ -330,6 +439,9 @@ def json_schema() -> dict[str, Any]:
         del service["properties"][name]
     # A key that a service lacks may stand under `defaults`: neither place alone can require one.
     service.pop("required")
+    service["properties"]["stages"]["additionalProperties"] = {"$ref": "#/$defs/Stage"}
+    stage_keys = {key: part for key, part in service["properties"].items() if key not in ("stages", "default_stage")}
+    definitions["Stage"] = {**service, "description": "A service's keys in one stage.", "properties": stage_keys}
     definitions["Service"] = service
     for definition in definitions.values():
         _tidy(definition)

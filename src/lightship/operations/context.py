@@ -6,15 +6,15 @@ import asyncio
 import getpass
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightship.config.secrets import Hidden, redact
-from lightship.errors import ConfigurationError, LightshipError
-from lightship.model import short
+from lightship.errors import LightshipError, UsageError
+from lightship.model import Server, short
 from lightship.rollout.events import Emit, Event, LogLine, Note, StepDone, StepFailed
 from lightship.rollout.session import Hello, Session
 from lightship.transport.base import Transport
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from lightship.config.load import Config
     from lightship.config.schema import Service
+    from lightship.transport.base import Channel
 
-__all__ = ["Connect", "Context", "Redactor", "connect_server", "load_context", "sessions"]
+__all__ = ["Connect", "Connector", "Context", "Redactor", "connect_local", "load_context", "sessions"]
 
 #: Gives the transport to a server by its name in the configuration.
 Connect = Callable[[str], Transport]
@@ -39,6 +40,16 @@ class Context:
     service: Service
     emit: Emit
     connect: Connect
+    servers: tuple[Server, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its servers, in their order."""
+        return tuple(one.name for one in self.servers)
+
+    def server(self, name: str) -> Server:
+        """The server of that name."""
+        return next(one for one in self.servers if one.name == name)
 
     def hello(self, *, why: str, lock: bool, wait: float = 0.0, take_over: bool = False) -> Hello:
         """The words that open each conversation of a command."""
@@ -54,26 +65,103 @@ class Context:
         )
 
 
-def load_context(service: str | None, config: Path | None, emit: Emit, connect: Connect | None = None) -> Context:
-    """Read the configuration and find the service. Raises ``ConfigurationError`` or ``UsageError``."""
+def load_context(
+    service: str | None,
+    config: Path | None,
+    emit: Emit,
+    connect: Connect | None = None,
+    *,
+    stage: str | None = None,
+    only: Sequence[str] = (),
+) -> Context:
+    """Read the configuration, find the service (in a stage) and its servers: all, or ``only`` those of these names.
+
+    Raises ``ConfigurationError`` or ``UsageError``.
+    """
     from lightship.config.load import load  # noqa: PLC0415 - Pydantic and YAML only when a file is read
 
     loaded = load(config)
-    return Context(loaded, loaded.service(service), emit, connect or connect_server)
+    found = loaded.service(service, stage)
+    servers = _servers(found, loaded.directory)
+    if only:
+        servers = _chosen(servers, only)
+    return Context(loaded, found, emit, connect or Connector(servers), servers)
 
 
-def connect_server(server: str) -> Transport:
-    """The transport to a server: this machine."""
-    if server != "local":
-        raise ConfigurationError(
-            f"server {server}: this version reaches this machine only",
-            hint="write `servers: [local]` and run lightship on the server",
-            code="transport",
-        )
+def _servers(service: Service, directory: Path) -> tuple[Server, ...]:
+    if service.inventory is None:
+        return service.machines
+    from lightship.config.inventory import read  # noqa: PLC0415
+
+    return read(service.inventory, service.hosts, directory)
+
+
+def _chosen(servers: Sequence[Server], only: Sequence[str]) -> tuple[Server, ...]:
+    """Those of these names, in the order of the configuration."""
+    import difflib  # noqa: PLC0415
+
+    names = [one.name for one in servers]
+    for name in only:
+        if name not in names:
+            close = difflib.get_close_matches(name[:100], names, n=1)
+            raise UsageError(
+                f"there is no server {name[:100]!r}",
+                hint=f"did you mean {close[0]}?" if close else f"one of: {', '.join(names[:20])}",
+                code="server",
+            )
+    return tuple(one for one in servers if one.name in only)
+
+
+class Connector:
+    """Gives the transport to a server by its name. Connections of one command share what can be shared."""
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self._servers = {one.name: one for one in servers}
+        self._loading: asyncio.Task[Callable[[Server], Transport]] | None = None
+
+    def __call__(self, name: str) -> Transport:
+        """The transport to a server."""
+        server = self._servers[name]
+        return connect_local(server) if server.local else _BySsh(server, self._by_ssh)
+
+    async def _by_ssh(self, server: Server) -> Transport:
+        if self._loading is None:
+            # AsyncSSH takes 0.3 s to import: in a thread, so that the git host is asked meanwhile.
+            self._loading = asyncio.create_task(asyncio.to_thread(_load_ssh))
+        return (await asyncio.shield(self._loading))(server)
+
+
+def _load_ssh() -> Callable[[Server], Transport]:
+    from lightship.transport.ssh import Network, SshTransport  # noqa: PLC0415
+    from lightship.transport.zipapp import agent_file  # noqa: PLC0415
+
+    network, agent = Network(), agent_file()
+    return lambda server: SshTransport(server, agent, network)
+
+
+@dataclass(frozen=True, slots=True)
+class _BySsh:
+    """A server that is reached by SSH, before that is so much as imported."""
+
+    description: Server
+    load: Callable[[Server], Awaitable[Transport]]
+
+    @property
+    def server(self) -> str:
+        """The server's name."""
+        return self.description.name
+
+    async def open(self) -> Channel:
+        """Connect and start the agent."""
+        return await (await self.load(self.description)).open()
+
+
+def connect_local(server: Server) -> Transport:
+    """The transport to this machine."""
     from lightship.transport.local import LocalTransport  # noqa: PLC0415
     from lightship.transport.zipapp import agent_file  # noqa: PLC0415
 
-    return LocalTransport(agent_file(), server=server)
+    return LocalTransport(agent_file(), server=server.name)
 
 
 def _who() -> str:
@@ -92,7 +180,7 @@ async def sessions(context: Context, hello: Hello, *, servers: Sequence[str] = (
 
     On the way out each is ended: with ``bye`` when all went well, else as it stands (the agent undoes or finishes).
     """
-    opened = [Session(context.connect(name), hello, context.emit) for name in servers or context.service.servers]
+    opened = [Session(context.connect(name), hello, context.emit) for name in servers or context.names]
     results = await asyncio.gather(*(session.open() for session in opened), return_exceptions=True)
     errors = [
         (session, error) for session, error in zip(opened, results, strict=True) if isinstance(error, BaseException)

@@ -95,7 +95,7 @@ async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutRes
     """Bring a ref to the service's servers. Raises for what ends it before the rollout; else the result says all."""
     _check(wanted)
     redactor = Redactor(context.emit)
-    context = Context(context.config, context.service, redactor, context.connect)
+    context = replace(context, emit=redactor)
     what = wanted.commit or wanted.ref or context.service.branch
     hello = context.hello(why=f"deploy {what}", lock=True, wait=wanted.wait, take_over=wanted.take_over)
     began = time.monotonic()

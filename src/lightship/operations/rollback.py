@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from lightship.errors import RefusedError, UsageError
 from lightship.model import Facts, Plan, short
@@ -24,7 +25,7 @@ async def rollback(
     """Back to the previous release, or to the one that ``to`` names (the first digits will do)."""
     if to is not None:
         check_commit("--to", to)
-    context = Context(context.config, context.service, Redactor(context.emit), context.connect)
+    context = replace(context, emit=Redactor(context.emit))
     hello = context.hello(why=f"rollback {to or ''}".strip(), lock=True, wait=wait, take_over=take_over)
     context.emit(StepStarted("", "connect"))
     began = time.perf_counter()

@@ -19,7 +19,7 @@ async def status(context: Context) -> StatusResult:
     """Look at every server; one that cannot be reached is told of, and so is a git server that cannot."""
     service = context.service
     head = asyncio.create_task(_head(context))
-    servers = await asyncio.gather(*(_one(context, server) for server in service.servers))
+    servers = await asyncio.gather(*(_one(context, server) for server in context.names))
     commit, error = await head
     return StatusResult(service.name, service.branch, commit, error, tuple(servers))
 

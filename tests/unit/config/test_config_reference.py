@@ -12,6 +12,8 @@ from lightship.config.reference import EXAMPLE, fields, page
 from lightship.config.resolved import plain, yaml_text
 from lightship.config.schema import Service, json_schema
 
+#: Keys that say nothing without another.
+BESIDE = {"hosts": {"inventory": "hosts.yml"}, "default_stage": {"stages": {"staging": {}}}}
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
 
 
@@ -34,12 +36,13 @@ def test_examples_are_valid() -> None:
     for path, part, _ in fields(json_schema()):
         if "." not in path:
             for example in part["examples"]:
-                parse(yaml_text({"services": {"shop": {"repository": "/srv/git/x", path: example}}}))
+                beside = BESIDE.get(path, {})
+                parse(yaml_text({"services": {"shop": {"repository": "/srv/git/x", path: example, **beside}}}))
 
 
 def test_the_full_example_loads_and_uses_every_key() -> None:
     config = parse(EXAMPLE)
-    assert set(config.services) == {"shop", "admin"}
+    assert set(config.services) == {"shop", "admin", "blog"}
     assert config.service("shop").env["LANG"] == "C.UTF-8"
     assert config.service("admin").servers == ("local",)
     for key in set(Service.model_fields) - Service.own_keys:
@@ -48,8 +51,9 @@ def test_the_full_example_loads_and_uses_every_key() -> None:
 
 def test_what_show_prints_loads_as_the_same() -> None:
     config = parse(EXAMPLE)
-    again = parse(yaml_text(plain(config.services.values())), Path(FILE_NAME))
+    again = parse(yaml_text(plain(config.services.values(), config.stages)), Path(FILE_NAME))
     assert again.services == config.services
+    assert again.stages == config.stages
 
 
 def test_the_json_schema_is_closed_and_complete() -> None:

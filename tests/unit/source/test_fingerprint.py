@@ -65,6 +65,8 @@ CODE: list[dict[str, Any]] = [
     {"repository": "/srv/git/other"},
     {"branch": "next"},
     {"servers": ["a.example"]},
+    {"inventory": "hosts.yml", "hosts": "web"},
+    {"stages": {"production": {}}, "default_stage": "production"},
     {"app": "other.wsgi:application"},
     {"infra": ["x"]},
     {"shared": ["media"]},
