@@ -17,9 +17,10 @@ from types import FrameType
 
 from benchmarks.common import RESULTS, ROOT, BenchmarkError, Options, Report, load_reports, say, summary
 from benchmarks.page import PAGE, page
+from benchmarks.plot import PICTURE, picture
 
 # Cheap ones first: a fault of the set-up shows at once.
-BENCHMARKS = ("startup", "tree", "code_deploy")
+BENCHMARKS = ("startup", "tree", "fleet_simulated", "code_deploy")
 LAST_RUN = ROOT / ".lightship" / "benchmarks"
 INTERRUPTED = 130
 
@@ -86,6 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = load_reports(RESULTS, BENCHMARKS)
     PAGE.write_text(page(kept), encoding="utf-8")
     say(f"wrote {PAGE.relative_to(ROOT)}")
+    for report in kept:
+        if report.name == "fleet_simulated":
+            PICTURE.write_text(picture(report), encoding="utf-8")
+            say(f"wrote {PICTURE.relative_to(ROOT)}")
     return 0 if all(report.kept for report in kept) else 1
 
 

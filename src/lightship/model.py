@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 Kind = Literal["nothing", "code", "container", "full"]
-Outcome = Literal["done", "nothing", "refused", "reverted", "degraded", "aborted"]
+Outcome = Literal["done", "nothing", "skipped", "refused", "reverted", "degraded", "aborted"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _LARGEST = 2**63

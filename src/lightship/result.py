@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from lightship.errors import LightshipError
 from lightship.model import Facts, Kind, Plan, Release, short
 
-__all__ = ["ExecResult", "PlanResult", "ReleasesResult", "ServerExec", "ServerReleases", "ServerStatus", "StatusResult"]
+__all__ = [
+    "Drift",
+    "ExecResult",
+    "PlanResult",
+    "ReleasesResult",
+    "ServerExec",
+    "ServerReleases",
+    "ServerStatus",
+    "StatusResult",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +29,10 @@ class ServerStatus:
     loaded: tuple[str, ...]
     facts: Facts | None
     error: LightshipError | None = None
+    image: str = ""
+    """The image of its container: the fingerprint of what it was built from, or its name and what that stands for."""
+    environment: str = ""
+    """The fingerprint of its variables and secrets."""
 
     @property
     def problem(self) -> str:  # noqa: PLR0911 - one for each thing that can be wrong
@@ -43,21 +56,36 @@ class ServerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """One thing that differs on one server: ``what`` it is, its ``value`` there, and what it is to be."""
+
+    server: str
+    what: str
+    value: str
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
 class StatusResult:
-    """The service on all its servers. ``head`` is what the branch names now, if the git server could be asked."""
+    """The service on all its servers. ``head`` is what the branch names now, if the git server could be asked.
+
+    ``expected`` is what the fleet is to run: what most servers had deployed last.
+    """
 
     service: str
     branch: str
     head: str | None
     head_error: str
     servers: tuple[ServerStatus, ...]
+    expected: str | None = None
+    drift: tuple[Drift, ...] = ()
 
     @property
     def exit_status(self) -> int:
         """0 when each server runs what it should and all run the same, 3 when none was reached, else 5."""
         if all(one.facts is None for one in self.servers):
             return 3
-        differ = len({one.on_disk for one in self.servers}) > 1
+        differ = len({one.on_disk for one in self.servers}) > 1 or bool(self.drift)
         return 5 if differ or any(one.problem for one in self.servers) else 0
 
 
@@ -94,10 +122,11 @@ class ReleasesResult:
 
 @dataclass(frozen=True, slots=True)
 class ServerExec:
-    """How a command ended on one server."""
+    """How a command ended on one server; with an error it was not run, or is not known to have ended."""
 
     server: str
     status: int
+    error: LightshipError | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import code_deploy, startup, tree
+from benchmarks import code_deploy, fleet_simulated, startup, tree
 from benchmarks.common import RESULTS, BenchmarkError, Options, Promise, Report, load_reports, median, ratios, summary
 from benchmarks.page import MARK, PAGE, TEXT, page
+from benchmarks.plot import PICTURE, picture
 from support.load import LoadReport, Record
 
 KEPT = Promise("a | b", 0.5, 0.6, "times", 9)
@@ -159,6 +160,31 @@ def test_startup_is_the_difference_of_the_medians() -> None:
 def test_a_command_that_fails_is_no_measurement(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="ended with"):
         startup.timed(startup.COMMANDS["lightship config check"], tmp_path)
+
+
+def simulated(**changes: object) -> dict[str, object]:
+    found = {"servers": 10_000, "rollout": 500.0, "cpu": 40.0, "memory": 600.0, "new": 9900, "old": 100, "wrong": 0}
+    return found | changes
+
+
+@pytest.mark.parametrize("missed", [{"cpu": 60.1}, {"memory": 1025.0}, {"wrong": 1}])
+def test_a_simulated_fleet_is_held_to_time_memory_and_the_truth(missed: dict[str, object]) -> None:
+    small = simulated(servers=1, rollout=3.0, cpu=0.01, memory=30.0)
+    assert fleet_simulated.report_of([small, simulated()], quick=False).kept
+    assert not fleet_simulated.report_of([small, simulated(**missed)], quick=False).kept
+
+
+def test_a_simulated_rollout_is_the_same_each_time_and_ends_in_the_truth() -> None:
+    first, again = fleet_simulated.roll_out(60, 7), fleet_simulated.roll_out(60, 7)
+    assert first["wrong"] == 0
+    assert first["new"] + first["old"] == 60
+    assert (first["rollout"], first["new"]) == (again["rollout"], again["new"])
+
+
+def test_the_picture_is_made_from_the_kept_results() -> None:
+    (kept,) = load_reports(RESULTS, ["fleet_simulated"])
+    assert PICTURE.read_text() == picture(kept)
+    assert max(int(one["servers"]) for one in kept.samples) == 10_000
 
 
 def test_a_tree_that_differs_from_a_fresh_checkout_is_missed_however_quick() -> None:

@@ -24,6 +24,8 @@ from lightship.cli.common import (
 
 if TYPE_CHECKING:
     from lightship.operations.deploy import Wanted
+    from lightship.operations.rolling import Rolling
+    from lightship.rollout import OnFailure
     from lightship.rollout.events import Emit, Event
 
 __all__ = ["app"]
@@ -37,6 +39,13 @@ class KindChoice(StrEnum):
     code = "code"
     container = "container"
     full = "full"
+
+
+class OnFailureChoice(StrEnum):
+    """What ``--on-failure`` may say."""
+
+    revert = "revert"
+    stop = "stop"
 
 
 RefOption = Annotated[
@@ -77,6 +86,59 @@ ToOption = Annotated[
 ]
 
 
+CanaryOption = Annotated[
+    int | None,
+    typer.Option(
+        "--canary", help="So many servers first (rollout.canary); 0 for none.", metavar="N", min=0, show_default=False
+    ),
+]
+CanarySoakOption = Annotated[
+    float | None,
+    typer.Option(
+        "--canary-soak",
+        help="Watch them for so long (rollout.canary_soak).",
+        metavar="SECONDS",
+        min=0,
+        max=3600,
+        show_default=False,
+    ),
+]
+BatchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--batch",
+        help="Change so many of the others together (rollout.batch): a number, or a percentage as 25%.",
+        metavar="N",
+        show_default=False,
+    ),
+]
+MaxFailuresOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-failures",
+        help="Go on while no more servers than that have failed (rollout.max_failures): a number, or a percentage.",
+        metavar="N",
+        show_default=False,
+    ),
+]
+OnFailureOption = Annotated[
+    OnFailureChoice | None,
+    typer.Option(
+        "--on-failure",
+        help="When the rollout stops, take back the servers that it changed, or leave them (rollout.on_failure).",
+        show_default=False,
+    ),
+]
+SkipOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreachable",
+        help="Leave out servers that cannot be reached. They are named, the exit status is 5, and the next deploy "
+        "brings them level.",
+    ),
+]
+
+
 class _Watch:
     """Passes events on, and remembers whether what serves was about to be changed."""
 
@@ -102,6 +164,12 @@ def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
     retry: RetryOption = False,
     wait: WaitOption = 0.0,
     take_over: TakeOverOption = False,
+    canary: CanaryOption = None,
+    canary_soak: CanarySoakOption = None,
+    batch: BatchOption = None,
+    max_failures: MaxFailuresOption = None,
+    on_failure: OnFailureOption = None,
+    skip_unreachable: SkipOption = False,
     config: ConfigOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -111,7 +179,8 @@ def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
     The kind of deploy follows from what changed: code alone is a code deploy; a change of the infrastructure files
     or of the container's settings makes a new container.
     """
-    wanted = replace(_wanted(ref, commit, kind, retry, wait), take_over=take_over)
+    rolling = _rolling(canary, canary_soak, batch, max_failures, on_failure, skip_unreachable)
+    wanted = replace(_wanted(ref, commit, kind, retry, wait), take_over=take_over, rolling=rolling)
     if dry_run:
         _show_plan("deploy", (service, stage), wanted, config, json)
         return
@@ -119,7 +188,8 @@ def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
     from lightship.output.human import SilentProgress, make_progress  # noqa: PLC0415
 
     context = context_for(service, config, SilentProgress(), stage=stage)
-    with make_progress(context.service.name, json=json, verbose=verbose) as progress:
+    count = len(context.servers)
+    with make_progress(context.service.name, json=json, verbose=verbose, servers=count) as progress:
         watch = _Watch(progress)
         shown = replace(context, emit=watch)
         result = run_async(lambda: operation(shown, wanted, start()), live=lambda: watch.live)
@@ -127,13 +197,14 @@ def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
 
 
 @app.command()
-def plan(
+def plan(  # noqa: PLR0913, PLR0917 - typer makes each an option
     service: ServiceArgument = None,
     stage: StageOption = None,
     ref: RefOption = None,
     commit: CommitOption = None,
     kind: KindOption = None,
     retry: RetryOption = False,
+    skip_unreachable: SkipOption = False,
     config: ConfigOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -143,17 +214,25 @@ def plan(
     The same as deploy --dry-run.
     """
     del verbose
-    _show_plan("plan", (service, stage), _wanted(ref, commit, kind, retry, 0.0), config, json)
+    rolling = _rolling(None, None, None, None, None, skip_unreachable)
+    wanted = replace(_wanted(ref, commit, kind, retry, 0.0), rolling=rolling)
+    _show_plan("plan", (service, stage), wanted, config, json)
 
 
 @app.command()
-def rollback(
+def rollback(  # noqa: PLR0913, PLR0917 - typer makes each an option
     service: ServiceArgument = None,
     stage: StageOption = None,
     to: ToOption = None,
     dry_run: DryRunOption = False,
     wait: WaitOption = 0.0,
     take_over: TakeOverOption = False,
+    canary: CanaryOption = None,
+    canary_soak: CanarySoakOption = None,
+    batch: BatchOption = None,
+    max_failures: MaxFailuresOption = None,
+    on_failure: OnFailureOption = None,
+    skip_unreachable: SkipOption = False,
     config: ConfigOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -166,15 +245,18 @@ def rollback(
     from lightship.output.human import SilentProgress, make_progress  # noqa: PLC0415
 
     context = context_for(service, config, SilentProgress(), stage=stage)
+    rolling = _rolling(canary, canary_soak, batch, max_failures, on_failure, skip_unreachable)
     if dry_run:
-        found = run_async(lambda: operations.rollback_plan(context, to))
+        found = run_async(lambda: operations.rollback_plan(context, to, rolling))
         _answer_plan("rollback", found, json)
         return
-    with make_progress(context.service.name, json=json, verbose=verbose) as progress:
+    count = len(context.servers)
+    with make_progress(context.service.name, json=json, verbose=verbose, servers=count) as progress:
         watch = _Watch(progress)
         shown = replace(context, emit=watch)
         result = run_async(
-            lambda: operations.rollback(shown, to, start(), wait=wait, take_over=take_over), live=lambda: watch.live
+            lambda: operations.rollback(shown, to, start(), wait=wait, take_over=take_over, rolling=rolling),
+            live=lambda: watch.live,
         )
     answer_rollout("rollback", result, json=json, verbose=verbose)
 
@@ -183,6 +265,22 @@ def _wanted(ref: str | None, commit: str | None, kind: KindChoice | None, retry:
     from lightship.operations.deploy import Wanted  # noqa: PLC0415
 
     return Wanted(ref=ref, commit=commit, kind=kind.value if kind else None, retry=retry, wait=wait)
+
+
+def _rolling(
+    canary: int | None,
+    canary_soak: float | None,
+    batch: str | None,
+    max_failures: str | None,
+    on_failure: OnFailureChoice | None,
+    skip_unreachable: bool,
+) -> Rolling:
+    from lightship.operations.rolling import Rolling  # noqa: PLC0415
+
+    policy: OnFailure | None = None
+    if on_failure is not None:
+        policy = "revert" if on_failure is OnFailureChoice.revert else "stop"
+    return Rolling(canary, canary_soak, batch, max_failures, policy, skip_unreachable)
 
 
 def _show_plan(

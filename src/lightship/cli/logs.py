@@ -54,7 +54,10 @@ def logs(
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Show what the service wrote."""
+    """Show what the service wrote.
+
+    With several servers the server's name stands in front of each line.
+    """
     del verbose
     from lightship.operations.context import load_context  # noqa: PLC0415
     from lightship.operations.logs import logs as operation  # noqa: PLC0415
@@ -83,7 +86,8 @@ def execute(
 ) -> None:
     """Run a command in the service's container, in the current release.
 
-    The exit status is the command's. Example: lightship exec -- python manage.py showmigrations
+    The exit status is the command's; of several servers, that of the first one where it is not 0.
+    Example: lightship exec -- python manage.py showmigrations
     """
     del verbose
     from lightship.operations.context import load_context  # noqa: PLC0415
@@ -109,8 +113,10 @@ class _Output:
         self._stream = stream
 
     def __call__(self, event: Event) -> None:
-        from lightship.rollout.events import LogLine  # noqa: PLC0415
+        from lightship.rollout.events import LogLine, Note  # noqa: PLC0415
 
+        if isinstance(event, Note) and not self._keep:
+            _write(LogLine(event.server, "stderr", event.text), True)
         if not isinstance(event, LogLine):
             return
         if self._keep:

@@ -22,7 +22,7 @@ This page is written by `python -m lightship.cli.reference`; a test holds it to 
 | 2 | the command line or the configuration is wrong |
 | 3 | refused, nothing was changed |
 | 4 | the release went live, failed, and the last stable one was restored |
-| 5 | degraded: the service needs a person |
+| 5 | degraded: a person is needed, or the servers differ |
 | 6 | locked: somebody else is changing the service |
 | 130 | interrupted |
 
@@ -53,7 +53,7 @@ def _options(command: Any) -> Iterator[tuple[str, str]]:
 
 
 def _choices(param: Any) -> str:
-    return {"kind": "code, container or full"}.get(str(param.name), "")
+    return {"kind": "code, container or full", "on_failure": "revert or stop"}.get(str(param.name), "")
 
 
 def missing_help() -> list[str]:

@@ -58,6 +58,7 @@ services:
     patience: 30
     boot_timeout: 60
     soak: 10
+    rollout: {canary: 1, canary_soak: 60, batch: "25%", max_failures: 0, on_failure: revert}
     root: /srv/lightship
 
   admin:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeAlias
 __all__ = [
     "APP",
     "ARGUMENT",
+    "BATCH",
     "BODY",
     "BRANCH",
     "COMMIT",
@@ -22,6 +23,7 @@ __all__ = [
     "CONTEXT",
     "ENV_NAME",
     "ENV_VALUE",
+    "FAILURES",
     "GLOB",
     "HEALTH_HOST",
     "HEALTH_PATH",
@@ -43,7 +45,9 @@ __all__ = [
     "STATUS",
     "USER",
     "VOLUME",
+    "BatchSize",
     "ConflictError",
+    "Failures",
     "Rule",
     "RuleError",
     "SecretRule",
@@ -317,6 +321,30 @@ STATUS = _StatusRule(
     complaint=_status_complaint,
 )
 Status: TypeAlias = Annotated[int | str, STATUS]
+
+
+# --- rollouts --------------------------------------------------------------------------------------------------------
+
+
+class _AmountRule(Rule):
+    """A number of servers or a percentage; a number comes as a number."""
+
+    def __call__(self, text: Any) -> Any:
+        if isinstance(text, bool) or not isinstance(text, (int, str)):
+            raise RuleError(f"must be {self.words}")
+        super().__call__(str(text))
+        return text
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        forms = [{"type": "integer", "minimum": 0 if self.pattern.startswith("(?:0|") else 1, "maximum": 99_999}]
+        text = {"type": "string", "pattern": f"^(?:{self.pattern})$", "maxLength": self.longest}
+        return {"anyOf": [*forms, text], "x-rule": self.words}
+
+
+BATCH = _AmountRule("a number of servers, at least 1, or a percentage ('25%')", r"[1-9][0-9]{0,4}|(?:[1-9][0-9]?|100)%")
+FAILURES = _AmountRule("a number of servers, or a percentage ('10%')", r"(?:0|[1-9][0-9]{0,4})|(?:0|[1-9][0-9]?|100)%")
+BatchSize: TypeAlias = Annotated[int | str, BATCH]
+Failures: TypeAlias = Annotated[int | str, FAILURES]
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,18 @@ from lightship.config.repository import Repository
 from lightship.config.rules import ConflictError, RuleError, within
 from lightship.model import Server
 
-__all__ = ["TAGS", "Check", "Health", "ImageBuild", "Migration", "Repository", "SecretSource", "Service", "json_schema"]
+__all__ = [
+    "TAGS",
+    "Check",
+    "Health",
+    "ImageBuild",
+    "Migration",
+    "Repository",
+    "RolloutPolicy",
+    "SecretSource",
+    "Service",
+    "json_schema",
+]
 
 TAGS = ("<name>", "<build>", "<address>", "<server>")
 """What Pydantic puts into the path of an error to say which form of ``image`` or of a server was meant."""
@@ -158,6 +169,44 @@ class Health(_Model):
     def accepts(self, status: int) -> bool:
         """Whether ``status`` is one of a healthy answer."""
         return any(first <= status <= last for first, last in self.ranges())
+
+
+class RolloutPolicy(_Model):
+    """In which order several servers are changed, and what happens when some of them fail."""
+
+    canary: int = Field(
+        1,
+        ge=0,
+        le=10_000,
+        description="How many servers go first. Only when they have survived their soak do the others follow; when one "
+        "of them fails the rollout ends, whatever `max_failures` says. 0 for none. A server that is alone is none.",
+        examples=[2],
+    )
+    canary_soak: float | None = Field(
+        None,
+        ge=0,
+        le=3600,
+        description="Seconds for which the canary is watched (see `soak`). Without it as long as any other server.",
+        examples=[60],
+    )
+    batch: rules.BatchSize = Field(
+        "50%",
+        description="How many of the other servers are changed together: a number, or a percentage of all servers of "
+        "the rollout (rounded down, at least one). In a container deploy so many are out for a few seconds at once.",
+        examples=[10, "25%"],
+    )
+    max_failures: rules.Failures = Field(
+        0,
+        description="How many servers may fail after the switch before the rollout stops: a number, or a percentage "
+        "(rounded down). Those that fail go back by themselves, and the command ends with 5, since servers differ.",
+        examples=[1, "5%"],
+    )
+    on_failure: Literal["revert", "stop"] = Field(
+        "revert",
+        description="What a rollout that stops does with the servers that it has changed: `revert` takes them back, so "
+        "that all run one release again; `stop` leaves them on the new one.",
+        examples=["stop"],
+    )
 
 
 def _image_form(value: Any) -> str | None:
@@ -373,6 +422,11 @@ class Service(_Model):
         description="Seconds for which a release is watched after the switch, before it counts as stable: its workers, "
         "its container, and whether it answers with more server errors than the release before it.",
         examples=[10],
+    )
+    rollout: RolloutPolicy = Field(
+        default_factory=RolloutPolicy,
+        description="How a deploy goes over several servers.",
+        examples=[{"canary": 1, "batch": "25%"}],
     )
     root: Annotated[str, rules.ROOT] = Field(
         defaults.ROOT, description="The directory on the server where services live.", examples=["/data/lightship"]

@@ -7,26 +7,23 @@ import getpass
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightship.config.secrets import Hidden, redact
 from lightship.errors import LightshipError, UsageError
-from lightship.model import Server, short
+from lightship.model import Server
 from lightship.rollout.events import Emit, Event, LogLine, Note, StepDone, StepFailed
-from lightship.rollout.session import Hello, Session
+from lightship.rollout.session import Hello
 from lightship.transport.base import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from lightship.config.load import Config
     from lightship.config.schema import Service
     from lightship.transport.base import Channel
 
-__all__ = ["Connect", "Connector", "Context", "Redactor", "connect_local", "load_context", "sessions"]
+__all__ = ["Connect", "Connector", "Context", "Redactor", "connect_local", "load_context"]
 
 #: Gives the transport to a server by its name in the configuration.
 Connect = Callable[[str], Transport]
@@ -174,46 +171,6 @@ def _who() -> str:
     return f"{user}@{socket.gethostname()}"[:200]
 
 
-@asynccontextmanager
-async def sessions(context: Context, hello: Hello, *, servers: Sequence[str] = ()) -> AsyncIterator[list[Session]]:
-    """Conversations with all servers of the service, at once. One that cannot be had ends the others.
-
-    On the way out each is ended: with ``bye`` when all went well, else as it stands (the agent undoes or finishes).
-    """
-    opened = [Session(context.connect(name), hello, context.emit) for name in servers or context.names]
-    results = await asyncio.gather(*(session.open() for session in opened), return_exceptions=True)
-    errors = [
-        (session, error) for session, error in zip(opened, results, strict=True) if isinstance(error, BaseException)
-    ]
-    try:
-        if errors:
-            raise _named(errors, several=len(opened) > 1)
-        for session in opened:
-            _tell_recovered(session, context.emit)
-        yield opened
-    except BaseException:
-        await asyncio.gather(*(session.close() for session in opened), return_exceptions=True)
-        raise
-    await asyncio.gather(*(session.bye() for session in opened), return_exceptions=True)
-
-
-def _named(errors: list[tuple[Session, BaseException]], *, several: bool) -> BaseException:
-    """The first error that tells most; with several servers it says which one."""
-    session, error = next((one for one in errors if not isinstance(one[1], LightshipError)), errors[0])
-    if several and isinstance(error, LightshipError) and not error.message.startswith(session.server):
-        return type(error)(f"{session.server}: {error.message}", hint=error.hint, code=error.code, detail=error.detail)
-    return error
-
-
-def _tell_recovered(session: Session, emit: Emit) -> None:
-    if session.recovered:
-        found = session.recovered
-        commit, outcome = str(found.get("commit") or ""), str(found.get("outcome") or "put in order")
-        ended = {"done": "finished", "aborted": "undone"}.get(outcome, outcome)
-        reason = f" ({found['reason']})" if found.get("reason") else ""
-        emit(Note(session.server, f"an earlier rollout of {short(commit)} was cut off; it has been {ended}{reason}"))
-
-
 class Redactor:
     """Takes a command's secrets out of everything it tells."""
 
@@ -253,11 +210,3 @@ class Redactor:
             error.detail = self.clean(error.detail)
             error.args = (error.message,)
         return error
-
-
-async def settle(*tasks: asyncio.Task[Any]) -> None:
-    """Stop tasks that nobody needs any more."""
-    for task in tasks:
-        task.cancel()
-    with suppress(BaseException):
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lightship.errors import LightshipError, RefusedError, UsageError
-from lightship.model import Change, Desired, Kind, Plan, short
-from lightship.operations.context import Context, Redactor, sessions, settle
+from lightship.model import Change, Desired, Plan, short
+from lightship.operations.context import Context, Redactor
+from lightship.operations.fleet import Opened, at_most, opened_sessions, settle
 from lightship.operations.requests import (
     build_args,
     container_args,
@@ -19,23 +21,22 @@ from lightship.operations.requests import (
     planned_shape,
     prepare_args,
 )
-from lightship.plan import make_plan
+from lightship.operations.rolling import Rolling, back_args, finish, finishing_seconds, gravest_kind
+from lightship.plan import make_plan, migrate_once
 from lightship.plan.planner import Override
 from lightship.result import PlanResult
-from lightship.rollout import Order, Rollout, RolloutResult, Session, overall
-from lightship.rollout.engine import as_refusal
+from lightship.rollout import Order, RolloutResult, Session, as_refusal, is_unreachable
 from lightship.rollout.events import PlanMade, StepDone, StepStarted
 from lightship.source.remote import Resolved, check_ref, is_commit, resolve
 
 if TYPE_CHECKING:
     from lightship.config.secrets import Secret
 
-__all__ = ["Wanted", "check_commit", "deploy", "finish", "gravest_kind", "plan"]
+__all__ = ["Wanted", "check_commit", "deploy", "plan"]
 
 #: A lock that was waited for this long may have let a newer push pass: the ref is asked for again.
 _STALE_SECONDS = 2.0
 _PLAN_WAIT = 10.0
-_KINDS: tuple[Kind, ...] = ("nothing", "code", "container", "full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Wanted:
     retry: bool = False
     wait: float = 0.0
     take_over: bool = False
+    rolling: Rolling = field(default_factory=Rolling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,8 @@ async def _plan_once(
     context: Context, known: Resolved | None, env: Mapping[str, str], wanted: Wanted, *, lock: bool
 ) -> tuple[Resolved, list[_Planned]]:
     hello = context.hello(why="plan", lock=lock, wait=_PLAN_WAIT if lock else 0.0)
-    async with sessions(context, hello) as opened:
-        resolved = known or _from_releases(opened, wanted.commit or "")
+    async with opened_sessions(context, hello, skip=wanted.rolling.skip_unreachable) as opened:
+        resolved = known or _from_releases(opened.sessions, wanted.commit or "")
         return resolved, await _plan_all(context, opened, resolved, env, wanted)
 
 
@@ -103,18 +105,18 @@ async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutRes
     known = asyncio.create_task(_known_ref(context, wanted))
     secrets = asyncio.create_task(_secrets(context))
     try:
-        async with sessions(context, hello) as opened:
+        async with opened_sessions(context, hello, skip=wanted.rolling.skip_unreachable) as opened:
             resolved = await known
             context.emit(StepDone("", "connect", time.monotonic() - began))
             if resolved is not None and resolved.kind != "commit" and time.monotonic() - began > _STALE_SECONDS:
                 resolved = await _known_ref(context, wanted)
-            resolved = resolved or _from_releases(opened, wanted.commit or "")
+            resolved = resolved or _from_releases(opened.sessions, wanted.commit or "")
             values = await secrets
             redactor.learn(values.values())
             env = {**context.service.env, **_revealed(values)}
             planned = await _plan_all(context, opened, resolved, env, wanted)
             orders = [_order(context, one, wanted, env, f"{what}") for one in planned]
-            result = await finish(context, orders, resolved, started)
+            result = await finish(context, orders, resolved, started, wanted.rolling, opened.unreachable)
     except LightshipError as error:
         found = as_refusal(error)
         raise redactor.clean_error(found) or found from None
@@ -145,6 +147,7 @@ def _check(wanted: Wanted) -> None:
         check_commit("--commit", wanted.commit)
     if wanted.ref is not None:
         check_ref(wanted.ref)
+    wanted.rolling.check()
 
 
 async def _known_ref(context: Context, wanted: Wanted) -> Resolved | None:
@@ -188,26 +191,51 @@ def _revealed(secrets: Mapping[str, Secret]) -> dict[str, str]:
 
 
 async def _plan_all(
-    context: Context, opened: Sequence[Session], resolved: Resolved, env: Mapping[str, str], wanted: Wanted
+    context: Context, opened: Opened, resolved: Resolved, env: Mapping[str, str], wanted: Wanted
 ) -> list[_Planned]:
-    async def one(session: Session) -> _Planned:
-        args = inspect_args(context.service, resolved.ref, resolved.commit, env)
-        change = Change.from_json(await session.call("inspect", args))
-        if change.commit != resolved.commit:
-            raise RefusedError(f"{session.server} fetched {short(change.commit)} and not {short(resolved.commit)}")
-        desired = desired_state(context.service, change, session.facts)
-        shape = planned_shape(context.service, desired.fingerprint)
-        made = make_plan(shape, session.facts, change, desired, wanted.kind, retry=wanted.retry)
-        context.emit(PlanMade(session.server, made))
-        return _Planned(session, made, desired)
+    """A plan for each server. One that is lost meanwhile ends the command, or is left out like those before it."""
+    args = inspect_args(context.service, resolved.ref, resolved.commit, env)
+    seen: dict[str, Change] = {}
 
-    return list(await asyncio.gather(*(one(session) for session in opened)))
+    async def one(session: Session) -> _Planned | None:
+        try:
+            answer = await session.call("inspect", args)
+        except LightshipError as error:
+            if not (wanted.rolling.skip_unreachable and is_unreachable(error)):
+                raise
+            opened.unreachable[session.server] = error
+            return None
+        return _planned(context, session, _shared(Change.from_json(answer), answer, seen), resolved, wanted)
+
+    found = [made for made in await at_most(one, opened.sessions) if made is not None]
+    if not found:
+        raise next(iter(opened.unreachable.values()))
+    plans = migrate_once([one.plan for one in found])
+    planned = [replace(one, plan=plan) for one, plan in zip(found, plans, strict=True)]
+    for one_of_them in planned:
+        context.emit(PlanMade(one_of_them.session.server, one_of_them.plan))
+    return planned
+
+
+def _shared(change: Change, answer: object, seen: dict[str, Change]) -> Change:
+    """Servers of one fleet mostly answer the same: of ten thousand equal answers one is kept."""
+    return seen.setdefault(json.dumps(answer, sort_keys=True), change)
+
+
+def _planned(context: Context, session: Session, change: Change, resolved: Resolved, wanted: Wanted) -> _Planned:
+    if change.commit != resolved.commit:
+        raise RefusedError(f"{session.server} fetched {short(change.commit)} and not {short(resolved.commit)}")
+    desired = desired_state(context.service, change, session.facts)
+    shape = planned_shape(context.service, desired.fingerprint)
+    made = make_plan(shape, session.facts, change, desired, wanted.kind, retry=wanted.retry)
+    return _Planned(session, made, desired)
 
 
 def _order(context: Context, one: _Planned, wanted: Wanted, env: Mapping[str, str], why: str) -> Order:
     if one.plan.blocked:
+        where = f"{one.session.server}: " if len(context.servers) > 1 else ""
         raise RefusedError(
-            f"{one.plan.blocked}; it is not deployed again unasked",
+            f"{where}{one.plan.blocked}; it is not deployed again unasked",
             hint="fix it with a new commit, or try the same once more with --retry",
             code="failed-before",
         )
@@ -221,35 +249,6 @@ def _order(context: Context, one: _Planned, wanted: Wanted, env: Mapping[str, st
         image_op=op,
         image=image,
         keep=service.keep,
-    )
-
-
-def gravest_kind(plans: Sequence[Plan]) -> Kind:
-    """The kind that does most."""
-    return max((one.kind for one in plans), key=_KINDS.index)
-
-
-async def finish(context: Context, orders: Sequence[Order], resolved: Resolved, started: float) -> RolloutResult:
-    """Run the rollout and sum it up."""
-    rollout = Rollout(orders, context.emit)
-    servers = await rollout.run()
-    plans = [order.plan for order in orders]
-    errors = [one for one in servers if one.error is not None]
-    outcome = overall([one.outcome for one in servers])
-    grave = next((one.error for one in errors if one.outcome == outcome), errors[0].error if errors else None)
-    shown = max(plans, key=lambda one: _KINDS.index(one.kind))
-    return RolloutResult(
-        service=context.service.name,
-        ref=resolved.ref,
-        kind=shown.kind,
-        commit=resolved.commit,
-        subject=shown.change.subject,
-        previous=shown.change.live,
-        outcome=outcome,
-        why=shown.why,
-        servers=servers,
-        plans=tuple((order.session.server, order.plan) for order in orders),
-        error=grave,
-        interrupted=rollout.cancelled,
-        seconds=time.perf_counter() - started,
+        back=back_args(service, one.session, plan),
+        finishes=finishing_seconds(service, service.soak),
     )

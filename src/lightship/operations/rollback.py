@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lightship.errors import RefusedError, UsageError
 from lightship.model import Facts, Plan, short
-from lightship.operations.context import Context, Redactor, sessions
-from lightship.operations.deploy import check_commit, finish
+from lightship.operations.context import Context, Redactor
+from lightship.operations.deploy import check_commit
+from lightship.operations.fleet import Opened, opened_sessions
 from lightship.operations.requests import planned_shape, prepare_args
+from lightship.operations.rolling import Rolling, back_args, finish, finishing_seconds, gravest_kind
 from lightship.plan import make_rollback_plan
 from lightship.result import PlanResult
 from lightship.rollout import Order, RolloutResult, Session
@@ -18,29 +22,41 @@ from lightship.source.remote import Resolved
 
 __all__ = ["rollback", "rollback_plan"]
 
+_AT_ONCE = Rolling()
+
 
 async def rollback(
-    context: Context, to: str | None, started: float, *, wait: float = 0.0, take_over: bool = False
+    context: Context,
+    to: str | None,
+    started: float,
+    *,
+    wait: float = 0.0,
+    take_over: bool = False,
+    rolling: Rolling = _AT_ONCE,
 ) -> RolloutResult:
-    """Back to the previous release, or to the one that ``to`` names (the first digits will do)."""
-    if to is not None:
-        check_commit("--to", to)
+    """Back to the previous release, or to the one that ``to`` names (the first digits will do).
+
+    Whoever goes back is in a hurry, and the release is a known one: there is no canary unless it is asked for.
+    """
+    _check(to, rolling)
+    rolling = replace(rolling, canary=rolling.canary or 0)
     context = replace(context, emit=Redactor(context.emit))
     hello = context.hello(why=f"rollback {to or ''}".strip(), lock=True, wait=wait, take_over=take_over)
     context.emit(StepStarted("", "connect"))
     began = time.perf_counter()
-    async with sessions(context, hello) as opened:
+    async with opened_sessions(context, hello, skip=rolling.skip_unreachable) as opened:
         context.emit(StepDone("", "connect", time.perf_counter() - began))
         orders = [_order(context, session, plan, to) for session, plan in _plans(context, opened, to)]
         commit = orders[0].plan.commit
-        return await finish(context, orders, Resolved(commit, commit, "commit"), started)
+        resolved = Resolved(commit, commit, "commit")
+        return await finish(context, orders, resolved, started, rolling, opened.unreachable)
 
 
-async def rollback_plan(context: Context, to: str | None) -> PlanResult:
+async def rollback_plan(context: Context, to: str | None, rolling: Rolling = _AT_ONCE) -> PlanResult:
     """What a rollback would do, without a lock and without doing it."""
-    if to is not None:
-        check_commit("--to", to)
-    async with sessions(context, context.hello(why="plan", lock=False)) as opened:
+    _check(to, rolling)
+    hello = context.hello(why="plan", lock=False)
+    async with opened_sessions(context, hello, skip=rolling.skip_unreachable) as opened:
         plans = _plans(context, opened, to)
     first = plans[0][1]
     return PlanResult(
@@ -48,40 +64,48 @@ async def rollback_plan(context: Context, to: str | None) -> PlanResult:
         ref=first.commit,
         commit=first.commit,
         subject=first.change.subject,
-        kind=first.kind,
+        kind=gravest_kind([plan for _, plan in plans]),
         plans=tuple((session.server, plan) for session, plan in plans),
     )
 
 
-def _plans(context: Context, opened: list[Session], to: str | None) -> list[tuple[Session, Plan]]:
-    commit = _target(opened[0].facts, to)
+def _check(to: str | None, rolling: Rolling) -> None:
+    if to is not None:
+        check_commit("--to", to)
+    rolling.check()
+
+
+def _plans(context: Context, opened: Opened, to: str | None) -> list[tuple[Session, Plan]]:
+    commit = _target([session.facts for session in opened.sessions], to)
+    shape = planned_shape(context.service)
     plans = []
-    for session in opened:
+    for session in opened.sessions:
         if session.facts.release(commit) is None:
             raise RefusedError(
                 f"{session.server} does not have the release {short(commit)}",
                 hint=f"deploy it: lightship deploy --commit {commit}",
                 code="no-such-release",
             )
-        plan = make_rollback_plan(planned_shape(context.service), session.facts, commit)
+        plan = make_rollback_plan(shape, session.facts, commit)
         context.emit(PlanMade(session.server, plan))
         plans.append((session, plan))
     return plans
 
 
-def _target(facts: Facts, to: str | None) -> str:
-    """The release to go back to."""
+def _target(fleet: Sequence[Facts], to: str | None) -> str:
+    """The release to go back to: the one before this one on most servers."""
     if to is None:
-        if facts.previous is None:
+        previous = Counter(facts.previous for facts in fleet if facts.previous is not None)
+        if not previous:
             raise RefusedError(
                 "there is no earlier release to go back to",
                 hint="`lightship releases` lists what is here; --to names one",
                 code="no-previous",
             )
-        return facts.previous
-    found = [release.commit for release in facts.releases if release.commit.startswith(to)]
+        return previous.most_common(1)[0][0]
+    found = {release.commit for facts in fleet for release in facts.releases if release.commit.startswith(to)}
     if len(found) == 1:
-        return found[0]
+        return found.pop()
     raise UsageError(
         f"{to} is {'no release' if not found else 'more than one release'} here",
         hint="`lightship releases` lists what is here; another commit needs `lightship deploy --commit`",
@@ -95,4 +119,12 @@ def _order(context: Context, session: Session, plan: Plan, to: str | None) -> Or
     why = f"rollback{f' to {to}' if to else ''}"
     # Whoever asks for a release by name means it, even one that failed once.
     args = prepare_args(context.service, plan, retry=to is not None, why=why, container=stored)
-    return Order(session=session, plan=plan, prepare=args, keep=context.service.keep)
+    service = context.service
+    return Order(
+        session=session,
+        plan=plan,
+        prepare=args,
+        keep=service.keep,
+        back=back_args(service, session, plan),
+        finishes=finishing_seconds(service, service.soak),
+    )

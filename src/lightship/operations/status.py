@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from lightship.errors import LightshipError
-from lightship.operations.context import Context, sessions
+from lightship.model import Container
+from lightship.operations.context import Context
+from lightship.operations.drift import drift, expected_release
+from lightship.operations.fleet import at_most, sessions
 from lightship.result import ReleasesResult, ServerReleases, ServerStatus, StatusResult
 from lightship.rollout import Session
 from lightship.source.remote import resolve
@@ -19,9 +22,12 @@ async def status(context: Context) -> StatusResult:
     """Look at every server; one that cannot be reached is told of, and so is a git server that cannot."""
     service = context.service
     head = asyncio.create_task(_head(context))
-    servers = await asyncio.gather(*(_one(context, server) for server in context.names))
+    servers = await at_most(lambda server: _one(context, server), context.names)
     commit, error = await head
-    return StatusResult(service.name, service.branch, commit, error, tuple(servers))
+    reached = [one for one in servers if one.facts is not None]
+    return StatusResult(
+        service.name, service.branch, commit, error, tuple(servers), expected_release(reached), drift(servers)
+    )
 
 
 async def _head(context: Context) -> tuple[str | None, str]:
@@ -40,7 +46,21 @@ async def _one(context: Context, server: str) -> ServerStatus:
     except LightshipError as error:
         return ServerStatus(server, None, None, (), None, error)
     facts = session.facts
-    return ServerStatus(server, facts.stable, facts.current, facts.loaded, facts)
+    image = _image(facts.container) if facts.container is not None else ""
+    return ServerStatus(
+        server, facts.stable, facts.current, facts.loaded, facts, image=image, environment=facts.env_digest or ""
+    )
+
+
+def _image(container: Container) -> str:
+    """What the container's image is known by everywhere.
+
+    A built image has another id on each server; its name holds the fingerprint of what it was built from. A pulled one
+    has the same id wherever it was pulled, and a name that may have moved.
+    """
+    if container.image.startswith("lightship/"):
+        return container.image
+    return f"{container.image}@{container.image_id.removeprefix('sha256:')[:12]}" if container.image else ""
 
 
 async def releases(context: Context) -> ReleasesResult:

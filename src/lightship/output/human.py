@@ -253,10 +253,16 @@ class LiveProgress:
         return table
 
 
-def make_progress(service: str, *, json: bool, verbose: bool) -> Progress:
+def make_progress(service: str, *, json: bool, verbose: bool, servers: int = 1) -> Progress:
     """The progress for this command's streams. With ``--json`` it goes to stderr, and only when verbose."""
     if json:
         return PlainProgress(service, sys.stderr, verbose=True) if verbose else SilentProgress()
+    if servers > 1:
+        from lightship.output.live import FleetLines, FleetTable  # noqa: PLC0415
+
+        if is_live(sys.stdout):
+            return FleetTable(service, sys.stdout, servers, verbose=verbose)
+        return FleetLines(service, sys.stdout, servers, verbose=verbose)
     if is_live(sys.stdout):
         return LiveProgress(service, sys.stdout, verbose=verbose)
     return PlainProgress(service, sys.stdout, verbose=verbose)

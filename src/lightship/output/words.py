@@ -12,11 +12,12 @@ from typing import Literal
 from lightship.errors import LightshipError
 from lightship.model import Kind, Plan, ServerResult, StepTiming, short
 from lightship.output.text import last_line, printable, printable_lines
-from lightship.result import PlanResult, ReleasesResult, ServerStatus, StatusResult
+from lightship.result import PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult
 from lightship.rollout.result import RolloutResult
 
 __all__ = [
     "Line",
+    "Piece",
     "Style",
     "error_lines",
     "kind_words",
@@ -34,6 +35,8 @@ Line = Sequence[Piece]
 _FILES_SHOWN = 20
 _COMMITS_SHOWN = 20
 _TRACEBACK_LINES = 60
+_DIGITS = 12
+_SERVERS_SHOWN = 40
 _KINDS: Mapping[Kind, str] = {
     "nothing": "nothing to do",
     "code": "code deploy",
@@ -84,12 +87,28 @@ def plan_lines(result: PlanResult) -> list[Line]:
         (f" {printable(result.subject, 100)}" if result.subject else "", "dim"),
     ]
     lines: list[Line] = [head]
-    several = len(result.plans) > 1
+    # Servers with the same plan share it.
+    groups: list[tuple[list[str], list[Line]]] = []
     for server, plan in result.plans:
-        if several:
-            lines += [[], [(printable(server, 100), "name")]]
-        lines += _one_plan(plan)
+        shown = _one_plan(plan)
+        same = next((names for names, others in groups if others == shown), None)
+        if same is None:
+            groups.append(([server], shown))
+        else:
+            same.append(server)
+    for names, shown in groups:
+        if len(result.plans) > 1:
+            lines += [[], _servers_line(names)]
+        lines += shown
     return lines
+
+
+def _servers_line(names: Sequence[str]) -> Line:
+    """The servers that what follows is about."""
+    from lightship.output.fleet import names_words  # noqa: PLC0415
+
+    count = f" ({len(names)} servers)" if len(names) > 1 else ""
+    return [(names_words(names), "name"), (count, "dim")]
 
 
 def _one_plan(plan: Plan) -> list[Line]:
@@ -134,7 +153,7 @@ def rollout_lines(result: RolloutResult) -> list[Line]:
     """The last line of a deploy or rollback; before it, servers that ended differently from the rest."""
     lines: list[Line] = []
     if len(result.servers) > 1 and len({one.outcome for one in result.servers}) > 1:
-        lines += [_server_line(one) for one in result.servers]
+        lines += _servers_lines(result.servers)
     name: Piece = (result.service, "name")
     if result.outcome == "nothing":
         lines.append([name, (": ", ""), (short(result.commit), "bold"), (" is live already, nothing to do", "")])
@@ -161,9 +180,13 @@ def rollout_lines(result: RolloutResult) -> list[Line]:
 
 def _ended(result: RolloutResult) -> str:
     running = sorted({short(one.running) for one in result.servers if one.running})
-    runs = f"; {' and '.join(running)} serves" if running else "; nothing serves yet"
+    runs = f"; {' and '.join(running)} serve{'' if len(running) > 1 else 's'}" if running else "; nothing serves yet"
     if result.outcome == "reverted":
         return f"{short(result.commit)} was reverted{runs}"
+    if result.outcome == "skipped":
+        return f"{short(result.commit)} was not deployed: no server could be reached"
+    if (result.outcome == "degraded" and len(running) > 1) or any(one.outcome == "skipped" for one in result.servers):
+        return f"{short(result.commit)} is not on all servers{runs}"
     if result.outcome == "degraded":
         return f"{short(result.commit)} left the service in need of a person{runs}"
     if result.outcome == "aborted":
@@ -171,11 +194,30 @@ def _ended(result: RolloutResult) -> str:
     return f"{short(result.commit)} was refused, nothing was changed{runs}"
 
 
+def _servers_lines(servers: Sequence[ServerResult]) -> list[Line]:
+    """A line for each; of very many, one for all that ended alike, and one for each that failed."""
+    if len(servers) <= _SERVERS_SHOWN:
+        return [_server_line(one) for one in servers]
+    groups: dict[tuple[str, str | None], list[str]] = {}
+    for one in servers:
+        groups.setdefault((one.outcome, one.running), []).append(one.server)
+    lines: list[Line] = [
+        [
+            (f"  {len(names)} servers: ", "name"),
+            (outcome, "good" if outcome in ("done", "nothing") else "bad"),
+            (f", run {short(running)}" if running else ", what they run is not known", ""),
+        ]
+        for (outcome, running), names in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+    failed = [one for one in servers if one.error is not None]
+    return lines + [_server_line(one) for one in failed[:_SERVERS_SHOWN]] + _more(len(failed), _SERVERS_SHOWN)
+
+
 def _server_line(one: ServerResult) -> Line:
     return [
         (f"  {printable(one.server, 100)}: ", "name"),
         (one.outcome, "good" if one.outcome in ("done", "nothing") else "bad"),
-        (f", runs {short(one.running)}", ""),
+        (f", runs {short(one.running)}" if one.running else ", what it runs is not known", ""),
         (f": {printable(one.error.message, 300)}" if one.error else "", ""),
     ]
 
@@ -183,7 +225,11 @@ def _server_line(one: ServerResult) -> Line:
 def status_lines(result: StatusResult) -> list[Line]:
     """What is expected, on disk, and loaded by each worker, for each server."""
     lines: list[Line] = []
-    for one in result.servers:
+    if len(result.servers) > 1:
+        from lightship.output.fleet import fleet_status_lines  # noqa: PLC0415
+
+        lines += fleet_status_lines(result)
+    for one in result.servers if len(result.servers) == 1 else ():
         lines += _one_status(result, one)
     head = short(result.head) if result.head else printable(result.head_error or "not asked", 300)
     lines.append([(f"  {'branch':<10}", "dim"), (f"{printable(result.branch, 200)} is {head}", "")])
@@ -217,32 +263,44 @@ def _one_status(result: StatusResult, one: ServerStatus) -> list[Line]:
         container = facts.container
         words = f"{printable(container.name, 100)} (instance {container.instance}, {printable(container.status, 40)})"
         lines.append([(f"  {'container':<10}", "dim"), (words, ""), (f" {printable(container.image, 200)}", "dim")])
+    if one.environment:
+        words = printable(one.environment[:_DIGITS], _DIGITS)
+        lines.append([(f"  {'variables':<10}", "dim"), (words, ""), (" is their fingerprint", "dim")])
     return lines
 
 
 def releases_lines(result: ReleasesResult) -> list[Line]:
     """The releases on each server, newest first; what is current and what a rollback goes to is marked."""
     lines: list[Line] = []
+    # Servers that have the same ones are shown together, with the times of the first.
+    groups: dict[object, list[ServerReleases]] = {}
     for one in result.servers:
+        alike = tuple((release.commit, release.state) for release in one.releases)
+        groups.setdefault((one.current, one.previous, alike), []).append(one)
+    for members in groups.values():
         if len(result.servers) > 1:
-            lines.append([(printable(one.server, 100), "name")])
-        if not one.releases:
-            lines.append([("no releases yet", "dim")])
-        for release in one.releases:
-            marks = [
-                word
-                for word, commit in (("current", one.current), ("rollback goes here", one.previous))
-                if commit == release.commit
+            lines.append(_servers_line([one.server for one in members]))
+        lines += _releases_of(members[0])
+    return lines
+
+
+def _releases_of(one: ServerReleases) -> list[Line]:
+    lines: list[Line] = [] if one.releases else [[("no releases yet", "dim")]]
+    for release in one.releases:
+        marks = [
+            word
+            for word, commit in (("current", one.current), ("rollback goes here", one.previous))
+            if commit == release.commit
+        ]
+        lines.append(
+            [
+                (short(release.commit), "bold"),
+                (f" {_when(release.created)}", "dim"),
+                (f" {printable(release.state, 20):<9}", _state_style(release.state)),
+                (f" {printable(release.subject, 80)}", ""),
+                (f" [{', '.join(marks)}]" if marks else "", "name"),
             ]
-            lines.append(
-                [
-                    (short(release.commit), "bold"),
-                    (f" {_when(release.created)}", "dim"),
-                    (f" {printable(release.state, 20):<9}", _state_style(release.state)),
-                    (f" {printable(release.subject, 80)}", ""),
-                    (f" [{', '.join(marks)}]" if marks else "", "name"),
-                ]
-            )
+        )
     return lines
 
 

@@ -7,11 +7,12 @@ well: a full deploy (container, then code); code alone: a code deploy; nothing: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 from lightship.model import Change, Desired, Facts, Kind, Plan, Step, short
 
-__all__ = ["PlannedService", "make_plan", "make_rollback_plan"]
+__all__ = ["PlannedService", "make_plan", "make_rollback_plan", "migrate_once"]
 
 _SHOWN = 3
 #: The names of steps are those that the agent reports.
@@ -98,6 +99,28 @@ def make_rollback_plan(service: PlannedService, facts: Facts, commit: str) -> Pl
         why.append("it ran in a container of another image")
         return Plan("container", commit, tuple(why), _container_steps(facts, commit), change)
     return Plan("code", commit, tuple(why), _code_steps(service, facts, commit), change)
+
+
+def migrate_once(plans: Sequence[Plan]) -> list[Plan]:
+    """The plans of a rollout's servers, with the migrations on the first one that is changed, and nowhere else.
+
+    The servers share a database, so whoever lacks migrations, they are run once, before another server boots the code.
+    """
+    step = next((step for plan in plans for step in plan.steps if step.name == "migrate"), None)
+    first = next((index for index, plan in enumerate(plans) if not plan.nothing_to_do), None)
+    if step is None:
+        return list(plans)
+    return [_with_migration(plan, step if index == first else None) for index, plan in enumerate(plans)]
+
+
+def _with_migration(plan: Plan, step: Step | None) -> Plan:
+    own = next((one for one in plan.steps if one.name == "migrate"), None)
+    steps = [one for one in plan.steps if one.name != "migrate"]
+    if step is not None:
+        # Before the release is booted: its first page may need what the migrations bring.
+        boot = next(index for index, one in enumerate(steps) if one.name in ("boot", "try"))
+        steps.insert(boot, own or step)
+    return replace(plan, steps=tuple(steps))
 
 
 def _running(facts: Facts) -> bool:

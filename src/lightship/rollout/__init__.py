@@ -1,7 +1,22 @@
 """Applies plans to servers and tells of it in events."""
 
-from lightship.rollout.engine import Order, Rollout
+from lightship.rollout.engine import Rollout, is_unreachable
+from lightship.rollout.order import Order
 from lightship.rollout.result import RolloutResult, overall
+from lightship.rollout.server import as_refusal
 from lightship.rollout.session import Hello, Session
+from lightship.rollout.strategy import Amount, OnFailure, Strategy
 
-__all__ = ["Hello", "Order", "Rollout", "RolloutResult", "Session", "overall"]
+__all__ = [
+    "Amount",
+    "Hello",
+    "OnFailure",
+    "Order",
+    "Rollout",
+    "RolloutResult",
+    "Session",
+    "Strategy",
+    "as_refusal",
+    "is_unreachable",
+    "overall",
+]

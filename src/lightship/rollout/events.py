@@ -9,10 +9,13 @@ from typing import Any, Literal
 from lightship.model import Plan
 
 __all__ = [
+    "BatchStarted",
     "Emit",
     "Event",
     "LogLine",
     "Note",
+    "Phase",
+    "PhaseDone",
     "PhaseStarted",
     "PlanMade",
     "StepDone",
@@ -45,10 +48,29 @@ class PlanMade(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchStarted(Event):
+    """Servers that are changed together are about to be; ``canary`` says that they are the first ones, on trial."""
+
+    number: int
+    count: int
+    servers: tuple[str, ...]
+    canary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseStarted(Event):
-    """All servers of the rollout enter a phase."""
+    """A server enters a phase."""
 
     phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseDone(Event):
+    """A server has left a phase. One that ``failed`` says why in the rollout's result."""
+
+    phase: Phase
+    seconds: float
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -90,10 +90,10 @@ class Session:
             raise
         return self
 
-    async def reopen(self) -> Self:
+    async def reopen(self, wait: float = 120.0) -> Self:
         """After a lost connection: ask again what the server runs. The old agent may need a while to finish."""
         await self.close()
-        return await self.open(lock=True, wait=120.0, take_over=False)
+        return await self.open(lock=True, wait=wait, take_over=False)
 
     async def call(self, op: str, args: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Any:
         """Ask the agent; its events become the rollout's."""
@@ -109,10 +109,11 @@ class Session:
     async def timed(self, step: str, op: str, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask for an operation that is a step by itself when the agent names no steps within it."""
         before = len(self.timings)
-        started = time.perf_counter()
+        clock = asyncio.get_running_loop().time
+        started = clock()
         result: dict[str, Any] = await self.call(op, args)
         if len(self.timings) == before:
-            seconds = time.perf_counter() - started
+            seconds = clock() - started
             self.timings.append(StepTiming(step, seconds))
             self._emit(StepDone(self.server, step, seconds))
         return result

@@ -90,9 +90,11 @@ def roll(*scripts: Mapping[str, Any], cancel_at: str = "") -> tuple[tuple[Server
         sessions = [await Session(agent, HELLO, lambda _: None).open() for agent in agents]
         asked.clear()
         task = asyncio.current_task()
+        asked_to_stop: list[Event] = []
 
         def emit(event: Event) -> None:
-            if task and isinstance(event, PhaseStarted) and event.phase == cancel_at:
+            if task and isinstance(event, PhaseStarted) and event.phase == cancel_at and not asked_to_stop:
+                asked_to_stop.append(event)
                 asyncio.get_running_loop().call_soon(task.cancel)
 
         rollout = Rollout([Order(one, PLAN, {"commit": NEW}) for one in sessions], emit)

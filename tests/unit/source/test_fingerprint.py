@@ -77,6 +77,7 @@ CODE: list[dict[str, Any]] = [
     {"patience": 1},
     {"boot_timeout": 9},
     {"soak": 9},
+    {"rollout": {"canary": 2}},
 ]
 
 

@@ -1,0 +1,218 @@
+"""Deploys and rollbacks of many servers, from the configuration to the result, with simulated servers."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from lightship.errors import LightshipError, RefusedError, UsageError
+from lightship.operations import deploy as deploys
+from lightship.operations import rollback as rollbacks
+from lightship.operations.context import Context, load_context
+from lightship.operations.deploy import Wanted
+from lightship.operations.rolling import Rolling
+from lightship.rollout import RolloutResult
+from lightship.rollout.events import BatchStarted, Event
+from support.fleet import BEFORE, NEW, OLD, Fault, SimulatedServer, run_virtually
+
+_T = TypeVar("_T")
+MIGRATING = 'migrate: {command: ["migrate"]}'
+
+
+class Fleet:
+    """A service on simulated servers. The container's settings are taken to be those that are configured."""
+
+    def __init__(self, folder: Path, servers: Sequence[SimulatedServer], extra: str = "") -> None:
+        self.servers = servers
+        self.events: list[Event] = []
+        names = ", ".join(one.server for one in servers)
+        (folder / "lightship.yml").write_text(
+            f"services:\n  shop:\n    repository: /srv/git/shop.git\n    servers: [{names}]\n    app: shop.wsgi:app\n"
+            f'    image: "shop:1"\n    {extra}\n'
+        )
+        self.file = folder / "lightship.yml"
+        self.context: Context
+        self.choose()
+
+    def choose(self, *names: str) -> None:
+        """From now on only these servers are meant, as with `--server`."""
+        by_name = {one.server: one for one in self.servers}
+        self.context = load_context("shop", self.file, self.events.append, lambda name: by_name[name], only=names)
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        found, _ = run_virtually(work)
+        return found
+
+    def deploy(self, commit: str = NEW, **rolling: Any) -> RolloutResult:
+        wanted = Wanted(commit=commit, kind="code", rolling=Rolling(**rolling))
+        return self.run(lambda: deploys.deploy(self.context, wanted, 0.0))
+
+    def rollback(self, to: str | None = None, **rolling: Any) -> RolloutResult:
+        return self.run(lambda: rollbacks.rollback(self.context, to, 0.0, rolling=Rolling(**rolling)))
+
+    @property
+    def runs(self) -> list[str | None]:
+        return [one.current for one in self.servers]
+
+    @property
+    def batches(self) -> list[int]:
+        return [len(one.servers) for one in self.events if isinstance(one, BatchStarted)]
+
+
+def fleet(folder: Path, count: int = 3, extra: str = "", **special: dict[str, Any]) -> Fleet:
+    servers = [SimulatedServer(f"web{number}", **special.get(f"web{number}", {})) for number in range(count)]
+    return Fleet(folder, servers, extra)
+
+
+DOWN = {"fault": Fault("open", "cut", down=1e6)}
+
+
+def test_a_deploy_goes_over_the_servers_as_configured_and_as_told(tmp_path: Path) -> None:
+    found = fleet(tmp_path, 10, "rollout: {canary: 2, batch: 4}")
+    result = found.deploy()
+    assert (result.outcome, result.exit_status, found.batches) == ("done", 0, [2, 4, 4])
+    again = fleet(tmp_path, 10, "rollout: {canary: 2, batch: 4}")
+    again.deploy(canary=0, batch="100%")
+    assert again.batches == [10]
+
+
+def test_unless_told_otherwise_one_goes_first_and_never_all_at_once(tmp_path: Path) -> None:
+    found = fleet(tmp_path, 5)
+    found.deploy()
+    assert found.batches == [1, 2, 2]
+    alone = fleet(tmp_path, 1)
+    alone.deploy()
+    assert alone.batches == [1]
+
+
+def test_only_the_canary_has_a_soak_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soaks: dict[str, float] = {}
+
+    class Looking(SimulatedServer):
+        def told(self, args: dict[str, Any]) -> None:
+            soaks[self.server] = args["soak"]
+
+    servers = [Looking(f"web{number}") for number in range(3)]
+    for one in servers:
+        one.on_prepare = one.told
+    Fleet(tmp_path, servers, "soak: 1").deploy(canary_soak=30.0)
+    assert soaks == {"web0": 30.0, "web1": 1.0, "web2": 1.0}
+
+
+def test_migrations_run_once_and_first(tmp_path: Path) -> None:
+    found = fleet(tmp_path, 4, MIGRATING, web0={"current": NEW}, web1={"current": None})
+    # web0 has nothing to do, so it is not the first one to be changed.
+    result = found.run(lambda: deploys.deploy(found.context, Wanted(commit=NEW, kind="code"), 0.0))
+    assert [one.migrated for one in found.servers] in ([1, 0, 0, 0], [0, 1, 0, 0])
+    assert sum(any(step.name == "migrate" for step in plan.steps) for _, plan in result.plans) == 1
+
+
+def test_a_server_that_is_down_stops_the_deploy_before_anything_changed(tmp_path: Path) -> None:
+    found = fleet(tmp_path, 3, web1=DOWN)
+    with pytest.raises(RefusedError) as caught:
+        found.deploy()
+    assert caught.value.exit_status == 3
+    assert "web1" in caught.value.message and "--skip-unreachable" in caught.value.hint
+    assert found.runs == [OLD] * 3
+    assert all("prepare" not in one.asked for one in found.servers)
+
+
+def test_a_server_that_is_down_can_be_left_out_and_is_named_and_brought_level_later(tmp_path: Path) -> None:
+    found = fleet(tmp_path, 3, web1={"fault": Fault("open", "cut", down=50.0)})
+    result = found.deploy(skip_unreachable=True)
+    assert found.runs == [NEW, OLD, NEW]
+    assert (result.outcome, result.exit_status) == ("degraded", 5)
+    assert [one.outcome for one in result.servers] == ["done", "skipped", "done"]
+    assert result.error is not None and "web1" in result.error.message
+    later = Fleet(tmp_path, [SimulatedServer(one.server, one.current) for one in found.servers])
+    wanted = Wanted(commit=NEW, rolling=Rolling())
+    planned = later.run(lambda: deploys.plan(later.context, replace(wanted, kind=None)))
+    assert {server for server, plan in planned.plans if plan.kind != "nothing"} >= {"web1"}
+
+
+def test_all_that_are_down_cannot_be_left_out(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="2 of 2 servers"):
+        fleet(tmp_path, 2, web0=DOWN, web1=DOWN).deploy(skip_unreachable=True)
+
+
+def test_a_server_that_somebody_else_is_changing_is_not_left_out(tmp_path: Path) -> None:
+    found = fleet(tmp_path, 2, web1={"fault": Fault("hello", "refuse")})
+    with pytest.raises(LightshipError, match="web1"):
+        found.deploy(skip_unreachable=True)
+
+
+def test_a_failure_within_the_budget_is_told_with_status_5(tmp_path: Path) -> None:
+    found = fleet(tmp_path, 4, web2={"broken": frozenset({NEW})})
+    result = found.deploy(max_failures="25%", batch="1")
+    assert found.runs == [NEW, NEW, OLD, NEW]
+    assert result.exit_status == 5
+    assert result.error is not None and result.error.code == "servers-differ"
+
+
+def test_a_failure_past_the_budget_ends_on_one_release_with_status_4(tmp_path: Path) -> None:
+    found = fleet(tmp_path, 4, web2={"broken": frozenset({NEW})})
+    result = found.deploy(batch="1")
+    assert found.runs == [OLD] * 4
+    assert result.exit_status == 4
+
+
+def test_a_rollback_goes_where_most_servers_were_before_and_has_no_canary(tmp_path: Path) -> None:
+    found = fleet(tmp_path, 4)
+    for one in found.servers:
+        one.current, one.stable, one.previous = NEW, NEW, OLD
+    found.servers[0].current, found.servers[0].stable, found.servers[0].previous = OLD, OLD, BEFORE
+    result = found.rollback(batch="100%")
+    assert (result.outcome, found.runs) == ("done", [OLD] * 4)
+    assert result.servers[0].outcome == "nothing"
+    assert found.batches == [3]
+
+
+@pytest.mark.parametrize("option", [{"batch": "0"}, {"batch": "101%"}, {"max_failures": "-1"}, {"batch": "a" * 999}])
+def test_a_wrong_number_of_servers_is_refused_before_a_server_hears_of_it(
+    tmp_path: Path, option: dict[str, str]
+) -> None:
+    found = fleet(tmp_path, 2)
+    with pytest.raises(UsageError):
+        found.deploy(**option)
+    assert all(not one.asked for one in found.servers)
+
+
+def test_each_server_is_in_the_result(tmp_path: Path) -> None:
+    from lightship.output.json import envelope
+
+    found = fleet(tmp_path, 3, web2={"broken": frozenset({NEW})})
+    result = found.deploy(max_failures="1", canary=0)
+    document = json.loads(json.dumps(envelope("deploy", result, error=result.error, exit_status=result.exit_status)))
+    servers = document["result"]["servers"]
+    assert [(one["server"], one["outcome"], one["running"]) for one in servers] == [
+        ("web0", "done", NEW),
+        ("web1", "done", NEW),
+        ("web2", "reverted", OLD),
+    ]
+    assert document["exit_status"] == 5 and not document["ok"]
+
+
+def test_more_servers_than_the_machine_allows_files_are_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 109))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    found = fleet(tmp_path, 4)
+    with pytest.raises(UsageError, match="4 servers at once need 112 open files"):
+        found.deploy()
+    assert all(not one.asked for one in found.servers)
+    assert fleet(tmp_path, 3).deploy().outcome == "done"
+    assert asked == [(109, 109)]
+
+
+def test_an_interrupted_rollout_that_left_servers_apart_says_so(tmp_path: Path) -> None:
+    result = fleet(tmp_path, 4, web2={"broken": frozenset({NEW})}).deploy(max_failures="1", canary=0)
+    assert replace(result, interrupted=True).exit_status == 5
+    assert replace(result, interrupted=True, outcome="reverted").exit_status == 130
