@@ -100,8 +100,8 @@ def test_a_slot_that_is_killed_with_all_its_processes_comes_back(site: Site) -> 
     with site.load() as load:
         assert load.wait_count(20)
         for pid in (master, *workers):
-                with contextlib.suppress(ProcessLookupError):  # the master took it along
-                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the master took it along
+                os.kill(pid, signal.SIGKILL)
         until(lambda: serves(site, live))
         assert load.wait_count(100)
     assert len(load.report.failed) <= len(workers), load.report.errors
