@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, _Lazy] = {
     "releases": _Lazy("lightship.cli.status", "List the releases that the servers have."),
     "logs": _Lazy("lightship.cli.logs", "Show what the service wrote."),
     "exec": _Lazy("lightship.cli.logs", "Run a command in the service's container, in the current release."),
+    "setup": _Lazy("lightship.cli.setup", "Bring servers to ready: host keys, Docker engine, git, directory."),
     "config": _Lazy("lightship.cli.config", "Check, show and describe lightship.yml."),
 }
 
