@@ -74,10 +74,10 @@ class Sshd:
     ports: list[int] = field(default_factory=list)
 
     @classmethod
-    def start(cls, engine: Engine, folder: Path) -> Sshd:
+    def start(cls, engine: Engine, folder: Path, dockerfile: str = _DOCKERFILE) -> Sshd:
         """Build the image, start the container and both servers."""
         need("the client's side of SSH", ssh="openssh-client")
-        (folder / "Dockerfile").write_text(_DOCKERFILE)
+        (folder / "Dockerfile").write_text(dockerfile)
         (folder / "sshd_config").write_text(_CONFIG)
         image = engine.build(folder, engine.name("sshd"))
         name = engine.name("sshd")
