@@ -25,6 +25,7 @@ PACKAGES = ("ca-certificates", "docker.io", "git", "python3")
 
 _ROOT = re.compile(r"/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)+")
 _LOOK_SECONDS, _UPDATE_SECONDS, _INSTALL_SECONDS, _START_SECONDS = 15.0, 300.0, 1500.0, 90.0
+_GIT_SECONDS = 30.0
 _KEPT = 16000
 _OS_RELEASE = "/etc/os-release"
 _BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -72,6 +73,8 @@ def execute(argv: Sequence[str], seconds: float) -> Done:
         "LC_ALL": "C.UTF-8",
         "HOME": "/root",
         "DEBIAN_FRONTEND": "noninteractive",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": "file:http:https:ssh",
         "NEEDRESTART_MODE": "l",
     }
     for name in ("http_proxy", "https_proxy", "no_proxy", "DOCKER_HOST"):
@@ -178,6 +181,68 @@ def look_at_root(root: str) -> Dict[str, Any]:
     return {"path": root, "kind": kind, "uid": found.st_uid, "gid": found.st_gid, "mode": stat.S_IMODE(found.st_mode)}
 
 
+def examine(request: Mapping[str, Any]) -> Dict[str, Any]:
+    """What ``lightship doctor`` wants to know beyond the facts: the git host, ports, the health path, space."""
+    place = str(request["root"])
+    while not os.path.isdir(place):
+        place = os.path.dirname(place) or "/"
+    space = os.statvfs(place)
+    found: Dict[str, Any] = {
+        "free_bytes": space.f_bavail * space.f_frsize,
+        "free_inodes": space.f_favail if space.f_files else None,
+        "listening": [port for port in request.get("ports", []) if _listens(int(port))],
+    }
+    found["unfinished"] = unfinished(
+        _read(os.path.join(str(request["root"]), str(request["service"]), "state/journal"))
+    )
+    if request.get("repository"):
+        done = execute(ls_remote(str(request["repository"]), str(request["ref"])), _GIT_SECONDS)
+        found["git"] = {"status": done.status, "found": bool(done.out), "output": done.output[-1000:]}
+    if request.get("health"):
+        found["health"] = _health(request["health"])
+    return found
+
+
+def unfinished(journal: str) -> bool:
+    """Whether the journal has a rollout that was begun and has not ended."""
+    phases = []
+    for line in journal.splitlines():
+        try:
+            phases.append(json.loads(line).get("phase"))
+        except (ValueError, AttributeError):
+            continue
+    return bool(phases) and phases[0] == "begin" and phases[-1] != "end"
+
+
+def ls_remote(repository: str, ref: str) -> List[str]:
+    """The command that asks the git host for a ref; nothing that could be an option or run a program."""
+    if repository.startswith("-") or "::" in repository or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/+@=-]*", ref):
+        raise ValueError(repository)
+    options = ["-c", "core.sshCommand=ssh -oBatchMode=yes -oStrictHostKeyChecking=yes -oConnectTimeout=10"]
+    return ["git", *options, "ls-remote", "--", repository, f"refs/heads/{ref}", f"refs/tags/{ref}"]
+
+
+def _listens(port: int) -> bool:
+    """Whether something listens on a TCP port of this server."""
+    lines = _read("/proc/net/tcp").splitlines() + _read("/proc/net/tcp6").splitlines()
+    return any(parts[3] == "0A" and parts[1].endswith(f":{port:04X}") for parts in map(str.split, lines) if parts)
+
+
+def _health(asked: Mapping[str, Any]) -> Dict[str, Any]:
+    import http.client  # noqa: PLC0415 - only doctor needs it
+
+    connection = http.client.HTTPConnection("127.0.0.1", int(asked["port"]), timeout=float(asked["timeout"]))
+    try:
+        connection.request("GET", str(asked["path"]), headers={"Host": str(asked["host"])})
+        answer = connection.getresponse()
+        body = answer.read(1024 * 1024).decode("utf-8", "replace")
+        return {"status": answer.status, "body": not asked.get("body") or str(asked["body"]) in body, "error": ""}
+    except (OSError, http.client.HTTPException) as error:
+        return {"status": None, "body": False, "error": f"{type(error).__name__}: {error}"[:300]}
+    finally:
+        connection.close()
+
+
 # --- changing -------------------------------------------------------------------------
 
 
@@ -240,6 +305,8 @@ def main() -> int:
     try:
         if request["do"] == "change":
             answer["done"] = change(request)
+        if request["do"] == "examine":
+            answer["examined"] = examine(request)
         answer["facts"] = look(root)
         answer[MARK] = "done"
     except (StepError, ValueError, OSError) as error:

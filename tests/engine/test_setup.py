@@ -55,10 +55,12 @@ class Setup:
         """No host key is known."""
         self.client.known.unlink(missing_ok=True)
 
-    def run(self, *words: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, stdin: int = subprocess.DEVNULL, command: str = "setup"
+    ) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"}
         return subprocess.run(
-            [sys.executable, "-c", _PROGRAM, "setup", "--config", str(self.file), *words],
+            [sys.executable, "-c", _PROGRAM, command, "--config", str(self.file), *words],
             stdin=stdin,
             capture_output=True,
             text=True,
@@ -67,8 +69,8 @@ class Setup:
             env=environment | self.client.environment,
         )
 
-    def json(self, *words: str, status: int) -> dict[str, Any]:
-        done = self.run("--json", *words)
+    def json(self, *words: str, status: int, command: str = "setup") -> dict[str, Any]:
+        done = self.run("--json", *words, command=command)
         assert done.returncode == status, done.stdout + done.stderr
         return dict(json.loads(done.stdout))
 
@@ -203,3 +205,35 @@ def test_where_apt_fails_its_output_is_shown(setup: Setup) -> None:
     assert done.returncode in (3, 5)
     assert "apt-get" in done.stdout
     assert "E: " in done.stdout
+
+
+def doctor(setup: Setup) -> dict[str, dict[str, Any]]:
+    answer = setup.json(status=5, command="doctor")
+    return {("there " if one["server"] else "") + one["name"]: one for one in answer["result"]["checks"]}
+
+
+def test_the_doctor_finds_what_was_broken_on_purpose(setup: Setup) -> None:
+    setup.forget()
+    found = doctor(setup)
+    assert found["there host key"]["state"] == "wrong"
+    assert "lightship setup" in found["there host key"]["hint"]
+
+    setup.client.know()
+    setup.sshd.do("command -v python3 || { apt-get update && apt-get install -y --no-install-recommends python3 git; }")
+    setup.sshd.do("rm -rf /srv/lightship && mkdir -m 777 /srv/lightship")
+    found = doctor(setup)
+    # The repository is on neither side, no engine answers, and others may write to the directory.
+    wrong = {name for name, one in found.items() if one["state"] == "wrong"}
+    assert {"git host", "there git from there", "there engine", "there directory"} <= wrong
+    assert all(found[name]["hint"] for name in wrong)
+    assert found["there connection"]["state"] == found["there clock"]["state"] == "ok"
+
+    setup.sshd.do(
+        "chmod 755 /srv/lightship; mkdir -p /srv/lightship/shop/state;"
+        """ echo '{"phase": "begin"}' >/srv/lightship/shop/state/journal"""
+    )
+    found = doctor(setup)
+    assert found["there directory"]["state"] == "ok"
+    assert found["there journal"]["state"] == "warning"
+    setup.file.write_text("services: 5")
+    assert doctor(setup)["configuration"]["state"] == "wrong"

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, _Lazy] = {
     "logs": _Lazy("lightship.cli.logs", "Show what the service wrote."),
     "exec": _Lazy("lightship.cli.logs", "Run a command in the service's container, in the current release."),
     "setup": _Lazy("lightship.cli.setup", "Bring servers to ready: host keys, Docker engine, git, directory."),
+    "doctor": _Lazy("lightship.cli.doctor", "Check servers and a service from end to end, and say what to do."),
     "config": _Lazy("lightship.cli.config", "Check, show and describe lightship.yml."),
 }
 

@@ -14,7 +14,7 @@ from lightship.operations.fleet import at_most
 from lightship.plan.setup import Item, ServerPlan, plan_setup
 from lightship.transport.shell import Shell, Shells, run_program
 
-__all__ = ["HostKey", "ServerSetup", "SetupOptions", "SetupResult", "SetupWays", "setup"]
+__all__ = ["HostKey", "ServerSetup", "SetupOptions", "SetupResult", "SetupWays", "find_facts", "setup"]
 
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 _MOST_HOPS = 10
@@ -223,7 +223,7 @@ async def _look(servers: Sequence[Server], root: str) -> list[_Found]:
         try:
             shell = await shells.open(server)
             try:
-                _, facts = await _facts(shell, root)
+                _, facts = await find_facts(shell, root)
             finally:
                 await shell.close()
         except LightshipError as error:
@@ -233,7 +233,7 @@ async def _look(servers: Sequence[Server], root: str) -> list[_Found]:
     return await at_most(one, servers)
 
 
-async def _facts(shell: Shell, root: str) -> tuple[list[str], dict[str, Any]]:
+async def find_facts(shell: Shell, root: str) -> tuple[list[str], dict[str, Any]]:
     """How to become root there, and what is found as root."""
     prefix, facts = await _become_root(shell)
     if facts["uid"] != 0:
@@ -291,12 +291,12 @@ async def _change(found: _Found, root: str) -> ServerSetup:
     try:
         shell = await Shells().open(found.server)
         try:
-            prefix, facts = await _facts(shell, root)
+            prefix, facts = await find_facts(shell, root)
             plan = plan_setup(facts)
             if plan.changes and not facts.get("python"):
                 await _install_python(shell, prefix)
                 changed += plan.changes
-                prefix, facts = await _facts(shell, root)
+                prefix, facts = await find_facts(shell, root)
                 plan = plan_setup(facts)
             if plan.changes:
                 items = plan.items
