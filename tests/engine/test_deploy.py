@@ -195,7 +195,7 @@ def test_a_release_is_byte_for_byte_the_commit(site: Site) -> None:
 def test_a_slow_request_in_flight_completes(site: Site) -> None:
     old = site.current
     answers: list[tuple[int, str, str]] = []
-    request = threading.Thread(target=lambda: answers.append(site.get("/slow?seconds=3", timeout=30)))
+    request = threading.Thread(target=lambda: answers.append(site.get("/slow?seconds=12", timeout=60)))
     request.start()
     time.sleep(0.3)
     commit = site.change(fresh())

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_many_servers import DOWN, Fleet, fleet  # type: ignore[import-not-found]
 
 from lightship.errors import RefusedError, UsageError
 from lightship.operations.logs import execute, logs
 from lightship.operations.status import releases, status
 from lightship.rollout.events import LogLine, Note
 from support.fleet import NEW, OLD, Fault
+from support.service_on_fleet import DOWN, Fleet, fleet
 
 
 def lines(found: Fleet) -> list[tuple[str, str]]:
