@@ -10,7 +10,7 @@ pytest_plugins = ["support.engine"]
 
 HERE = Path(__file__).resolve().parent
 # Seconds a single test may take before it is ended as hanging.
-LIMITS = {"unit": 60, "contract": 60, "engine": 300, "fleet": 600, "browser": 300}
+LIMITS = {"unit": 60, "contract": 60, "ansible": 300, "engine": 300, "fleet": 600, "browser": 300}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
