@@ -1,0 +1,291 @@
+"""Several real servers: containers with an sshd and a Docker engine of their own, a git server, a private network.
+
+The network leads nowhere else: what the servers need they have, or get from the controller (the machine that the tests
+run on) or from the git server by SSH. The service's image is built once and loaded into each engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightship.transport.ssh_config import CONFIG_VARIABLE
+from support.engine import TOOLS, Engine, MissingEngineError
+from support.load import Load, LoadReport
+from support.packages import need
+from support.promises import until
+from support.repo import git
+from support.site import Site
+from support.sshd import make_key
+
+IMAGE = "127.0.0.1:5000/fleet/site:1"
+"""A registry that is not there: the engines have the image, and asking for it fails at once."""
+
+ROOT = "/srv/lightship"
+_CAPABILITIES = (
+    *("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_MODULE", "DAC_READ_SEARCH", "SYS_NICE", "SYS_TIME", "IPC_LOCK"),
+    *("LINUX_IMMUTABLE", "SYS_RAWIO", "SYSLOG", "MAC_ADMIN", "MAC_OVERRIDE"),
+)
+# What `--privileged` would do, where the machine lacks some of it.
+_SERVER_OPTIONS = (
+    *(f"--cap-add={name}" for name in _CAPABILITIES),
+    *(f"--security-opt={name}=unconfined" for name in ("seccomp", "apparmor", "systempaths")),
+    "--device-cgroup-rule=a *:* rwm",
+    "--volume=/var/lib/docker",
+)
+
+
+def server_image() -> str:
+    """The image that the servers run, by the program that makes it."""
+    command = [sys.executable, str(TOOLS / "server_image.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MissingEngineError(done.stderr.strip())
+    return done.stdout.strip()
+
+
+@dataclass
+class Machine:
+    """One of the containers. ``name`` is how the controller's ssh configuration calls it."""
+
+    engine: Engine
+    name: str
+    container: str
+    address: str
+
+    def do(self, script: str, *, check: bool = True, timeout: float = 120) -> str:
+        """Run a script in it as root; what it said."""
+        return self.engine.docker("exec", self.container, "sh", "-ec", script, check=check, timeout=timeout)
+
+    def put(self, path: str, text: str, mode: str = "644") -> None:
+        """Write a file in it."""
+        command = ["docker", "exec", "-i", self.container, "sh", "-ec", f"cat >{path} && chmod {mode} {path}"]
+        subprocess.run(command, input=text, text=True, check=True, capture_output=True)
+
+    def host_keys(self) -> str:
+        """The public halves of its keys, a line each."""
+        return self.do("cut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub")
+
+    def engine_answers(self) -> bool:
+        """Whether its Docker engine does."""
+        return bool(self.do("docker version --format '{{.Server.Version}}' 2>/dev/null || true"))
+
+    def containers(self) -> list[str]:
+        """The names of all the containers on it, stopped ones too."""
+        return self.do("docker ps --all --format '{{.Names}}'").split()
+
+
+@dataclass
+class Servers:
+    """The servers, their git server and their network."""
+
+    engine: Engine
+    folder: Path
+    network: str
+    git: Machine
+    machines: list[Machine]
+    key: Path
+    known: Path
+    config: Path
+
+    @property
+    def names(self) -> list[str]:
+        """What the servers are called."""
+        return [one.name for one in self.machines]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `lightship` and git need on the controller."""
+        ssh = f"ssh -F {self.config} -oBatchMode=yes"
+        return {CONFIG_VARIABLE: str(self.config), "GIT_SSH_COMMAND": ssh, "SSH_AUTH_SOCK": ""}
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, engine: Engine, folder: Path, count: int) -> Iterator[Servers]:
+        """Start them, and remove them afterwards whatever happened."""
+        need("the client's side of SSH", ssh="openssh-client")
+        image, network = server_image(), engine.name("net")
+        engine.docker("network", "create", "--internal", "--label", engine.label, network)
+        started: list[str] = []
+        try:
+            with ThreadPoolExecutor() as pool:
+                names = ["git.fleet", *(f"web{number}" for number in range(1, count + 1))]
+                made = list(pool.map(lambda name: _start(engine, image, network, name, started), names))
+            servers = cls._connected(engine, folder, network, made)
+            yield servers
+        finally:
+            if started:
+                engine.docker("rm", "--force", "--volumes", *started, check=False)
+            engine.docker("network", "rm", network, check=False)
+
+    @classmethod
+    def _connected(cls, engine: Engine, folder: Path, network: str, made: Sequence[Machine]) -> Servers:
+        """Let the controller into all of them, and the servers to the git server."""
+        key, known, config = make_key(folder / "id_ed25519"), folder / "known_hosts", folder / "config"
+        servers = cls(engine, folder, network, made[0], list(made[1:]), key, known, config)
+        allowed = Path(f"{key}.pub").read_text()
+        for one in servers.machines:
+            one.put("/etc/ssh/keys", allowed)
+            one.do("mkdir -p -m 700 /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
+            lines = "".join(f"git.fleet {line}\n" for line in servers.git.host_keys().splitlines())
+            one.put("/root/.ssh/known_hosts", lines)
+            allowed_to_git = one.do("cat /root/.ssh/id_ed25519.pub")
+            servers.git.do(f"echo '{allowed_to_git}' >>/etc/ssh/keys; chmod 644 /etc/ssh/keys")
+        servers.git.do(f"echo '{Path(f'{key}.pub').read_text().strip()}' >>/etc/ssh/keys; chmod 644 /etc/ssh/keys")
+        servers.know()
+        servers.configure()
+        for one in servers.machines:
+            until(one.engine_answers, 60, f"the Docker engine of {one.name}")
+        return servers
+
+    def know(self) -> None:
+        """Take the keys that all of them have now for known."""
+        lines = [
+            f"{one.name} {key}\n{one.address} {key}\n"
+            for one in (self.git, *self.machines)
+            for key in one.host_keys().splitlines()
+        ]
+        self.known.write_text("".join(lines))
+
+    def configure(self, text: str = "") -> None:
+        """Write the controller's ssh configuration, with ``text`` first."""
+        hosts = [
+            f"Host {one.name}\n  HostName {one.address}\n  HostKeyAlias {one.name}\n"
+            for one in (self.git, *self.machines)
+        ]
+        common = (
+            f"Host *\n  UserKnownHostsFile {self.known}\n  GlobalKnownHostsFile /dev/null\n  IdentityFile {self.key}\n"
+        )
+        self.config.write_text(f"{text}\n{''.join(hosts)}{common}  User root\n  ConnectTimeout 5\n")
+
+    def load_image(self, tag: str) -> None:
+        """Give an image of this machine's engine to each server's, as ``IMAGE``."""
+        self.engine.docker("tag", tag, IMAGE)
+        archive = self.folder / "image.tar"
+        try:
+            self.engine.docker("save", "--output", str(archive), IMAGE, timeout=300)
+        finally:
+            self.engine.docker("image", "rm", IMAGE, check=False)
+
+        def load(one: Machine) -> None:
+            with archive.open("rb") as file:
+                command = ["docker", "exec", "-i", one.container, "docker", "load", "--quiet"]
+                subprocess.run(command, stdin=file, check=True, capture_output=True, timeout=300)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(load, self.machines))
+        archive.unlink()
+
+
+def _start(engine: Engine, image: str, network: str, name: str, started: list[str]) -> Machine:
+    container = engine.name(name.replace(".", "-"))
+    started.append(container)
+    is_git = name.startswith("git")
+    options = [] if is_git else list(_SERVER_OPTIONS)
+    command = [] if is_git else ["engine"]
+    where = ["--network", network, "--network-alias", name, "--hostname", name.replace(".", "-")]
+    engine.run("--init", *where, *options, image, *command, name=container)
+    address = engine.docker(
+        "inspect", "--format", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', container
+    )
+    made = Machine(engine, name, container, address)
+    until(lambda: made.do("test -s /run/sshd.pid && echo up || true"), 30, f"the sshd of {name}")
+    return made
+
+
+@dataclass
+class Fleet(Site):
+    """A service on several servers. What looks at one machine's files in ``Site`` is asked of a server here."""
+
+    servers: Servers = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        servers = self.servers
+        self.environment = {**servers.environment, **self.environment}
+        given = self.settings
+        self.settings = {
+            "repository": "ssh://git@git.fleet/home/git/{name}.git",
+            "root": ROOT,
+            "servers": servers.names,
+            "image": IMAGE,
+            "ports": ["8000:8000"],
+            **given,
+        }
+        self.name = self.name or self.engine.name("site")
+        self.settings["repository"] = str(self.settings["repository"]).format(name=self.name)
+        super().__post_init__()
+        path = f"/home/git/{self.name}.git"
+        self.servers.git.do(f"runuser -u git -- git init --quiet --bare --initial-branch=main {path}", timeout=30)
+        git(self.repository.tree, "remote", "set-url", "origin", f"ssh://git@git.fleet{path}")
+        git(self.repository.tree, "config", "core.sshCommand", servers.environment["GIT_SSH_COMMAND"])
+        self.repository.push()
+
+    def current_on(self, machine: Machine) -> str | None:
+        """The commit that `current` names on a server."""
+        return machine.do(f"basename $(readlink {ROOT}/{self.name}/code/current) 2>/dev/null || true") or None
+
+    @property
+    def currents(self) -> dict[str, str | None]:
+        """The same on each server."""
+        return {one.name: self.current_on(one) for one in self.servers.machines}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of each server what a command that changes nothing must leave as it is: containers, link, processes."""
+        script = (
+            f"cd {ROOT}/{self.name}; docker ps --all --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}}'; "
+            "readlink code/current; ps -C uwsgi -o pid="
+        )
+        return {one.name: one.do(script) for one in self.servers.machines}
+
+    def url_of(self, machine: Machine) -> str:
+        """Where the service answers on a server."""
+        return f"http://{machine.address}:8000"
+
+    def load_on(self, machine: Machine, rate: float = 50, seconds: float = 120) -> Load:
+        """A load on one server."""
+        return Load(self.url_of(machine) + "/", rate=rate, seconds=seconds)
+
+    @contextlib.contextmanager
+    def loads(self, machines: Sequence[Machine] | None = None, rate: float = 50) -> Iterator[dict[str, Load]]:
+        """A load on each of these servers (all, if not said); their reports are there afterwards."""
+        with contextlib.ExitStack() as stack:
+            chosen = self.servers.machines if machines is None else machines
+            loads = {one.name: stack.enter_context(self.load_on(one, rate)) for one in chosen}
+            for load in loads.values():
+                assert load.wait_count(10)
+            yield loads
+
+    def release(self, version: str, **what: Any) -> str:
+        """Push another version and deploy it; its commit."""
+        commit = self.change(version, **what)
+        self.deploy()
+        return commit
+
+    def facts(self) -> dict[str, Mapping[str, Any]]:
+        """What `lightship status` tells of each server."""
+        return {one["server"]: one for one in self.run("status", "--json").result["servers"]}
+
+    def close(self) -> None:
+        """Remove its containers and files from the servers too."""
+        for one in self.servers.machines:
+            with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+                one.do(
+                    f"docker ps --all --quiet --filter name={self.name}- | xargs -r docker rm --force --volumes; "
+                    f"rm -rf {ROOT}/{self.name}"
+                )
+        super().close()
+
+
+def no_failures(loads: Mapping[str, Load]) -> dict[str, LoadReport]:
+    """No request failed on any of them; the reports."""
+    reports = {name: load.report for name, load in loads.items()}
+    failed = {name: (dict(one.errors), one.count) for name, one in reports.items() if one.failed}
+    assert not failed, json.dumps(failed)
+    return reports
