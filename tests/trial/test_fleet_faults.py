@@ -1,4 +1,4 @@
-"""Several real servers, and what goes wrong with one of them or with the controller while a release is brought there."""
+"""Several real servers, and what goes wrong with one of them or with the controller on a release's way there."""
 
 from __future__ import annotations
 
