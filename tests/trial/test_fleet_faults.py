@@ -217,7 +217,7 @@ def test_a_server_with_a_broken_engine(live: Fleet) -> None:
 def test_a_server_with_a_full_disk(engine: Engine, servers: Servers, live: Fleet, tmp_path: Path) -> None:
     full = servers.machines[-1]
     root = "/srv/small"
-    full.do(f"mkdir -p {root} && mount -t tmpfs -o size=32m none {root}")
+    full.do(f"mkdir -p {root} && mount -t tmpfs -o size=160m none {root}")
     fleet = Fleet(engine, tmp_path / "small", settings={"root": root, "ports": ["8001:8000"]}, servers=servers)
     try:
         fleet.deploy()
