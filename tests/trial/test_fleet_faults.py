@@ -187,10 +187,11 @@ def test_a_server_is_cut_off_and_comes_back(live: Fleet, point: str) -> None:
         finally:
             mend(away)
             process.kill()
-        assert process.returncode in (3, 4, 5), (out[-3000:], err)
+        assert process.returncode in (0, 3, 4, 5), (out[-3000:], err)
         one_release_each(live, before, commit)
         if process.returncode != 5:
-            assert set(live.currents.values()) == {before}
+            # After the switch its agent finished by itself, and was found to have done so.
+            assert set(live.currents.values()) == {before if process.returncode else commit}
         goes_on(live)
     no_failures(loads)
 
