@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["support.engine"]
+pytest_plugins = ["support.engine", "support.servers"]
 
 HERE = Path(__file__).resolve().parent
 # Seconds a single test may take before it is ended as hanging.

@@ -24,7 +24,6 @@ for c in /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,rw,bind "$c" 2>/de
 mkdir -p /run/sshd
 ssh-keygen -q -A
 /usr/sbin/sshd
-command -v engine-start >/dev/null && [ "$1" = engine ] && engine-start
 exec sleep infinity
 """
 

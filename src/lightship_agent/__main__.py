@@ -2,6 +2,7 @@
 
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO, Dict, Optional
 from lightship_agent import VERSION
 from lightship_agent.actions import Actions
 from lightship_agent.errors import as_failure
-from lightship_agent.protocol import MAX_LINE, decode_request, encode
+from lightship_agent.protocol import ALIVE, MAX_LINE, SILENCE, decode_request, encode
 
 __all__ = ["main"]
 
@@ -38,7 +39,12 @@ class Conversation:
     def _read(self) -> None:
         # From the descriptor itself: a buffered reader that another thread waits in cannot be closed at the end.
         held = b""
+        patience: Optional[float] = None
         while len(held) <= MAX_LINE:
+            # A controller that says it is there is gone when it does not say so any more: a network that swallows
+            # everything tells neither side that the connection is lost.
+            if patience is not None and not select.select([self._reader], [], [], patience)[0]:
+                break
             try:
                 part = os.read(self._reader, 65536)
             except OSError:
@@ -47,7 +53,10 @@ class Conversation:
                 break
             *lines, held = (held + part).split(b"\n")
             for line in lines:
-                self._requests.put(line)
+                if line == ALIVE:
+                    patience = SILENCE
+                else:
+                    self._requests.put(line)
         if len(held) > MAX_LINE:
             self._requests.put(held)  # to be told that it is too long; what comes after it belongs to nothing
         self.end()

@@ -26,10 +26,23 @@ from typing import Any, Dict
 from lightship_agent.errors import ProtocolError
 from lightship_agent.names import printable
 
-__all__ = ["LOCKING_OPERATIONS", "MAX_LINE", "OPERATIONS", "OUTCOMES", "VERSION", "decode_request", "encode"]
+__all__ = [
+    "ALIVE",
+    "LOCKING_OPERATIONS",
+    "MAX_LINE",
+    "OPERATIONS",
+    "OUTCOMES",
+    "SILENCE",
+    "VERSION",
+    "decode_request",
+    "encode",
+]
 
 VERSION = 1
 MAX_LINE = 8 * 1024 * 1024
+ALIVE = b"alive"
+"""A line that asks for nothing: the controller is there. Once it came, so long a silence is the conversation's end:"""
+SILENCE = 30.0
 DEEPEST = 40
 
 OUTCOMES = ("failed", "usage", "refused", "reverted", "degraded", "locked")

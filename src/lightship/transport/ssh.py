@@ -23,6 +23,7 @@ from lightship.transport import bootstrap, host_keys, ssh_errors
 from lightship.transport.base import MAX_LINE, Channel
 from lightship.transport.ssh_auth import Ask, Keys, Passphrases, ask_on_terminal
 from lightship.transport.ssh_config import Hop, Settings, jumps, settings_for
+from lightship_agent.protocol import ALIVE
 
 __all__ = ["Network", "SshChannel", "SshTransport"]
 
@@ -284,6 +285,7 @@ class SshTransport:
         if answer[bootstrap.MARK] == "need":
             await channel.write(data)
             answer = await self._first(channel, sudo=sudo)
+        channel.stay()
         return channel
 
     async def _first(self, channel: SshChannel, *, sudo: bool) -> dict[str, Any]:
@@ -389,6 +391,17 @@ class SshChannel(Channel):
         self._connection = connection
         self._channel = channel
         self._session = session
+        self._alive: asyncio.Task[None] | None = None
+
+    def stay(self) -> None:
+        """From now on tell the agent every few seconds that somebody is here, so that it notices when nobody is."""
+        self._alive = asyncio.create_task(self._say_alive())
+
+    async def _say_alive(self) -> None:
+        with contextlib.suppress(OSError, asyncssh.Error):
+            while not self._session.closed:
+                self._channel.write(ALIVE + b"\n")
+                await asyncio.sleep(_ALIVE_SECONDS)
 
     @classmethod
     async def start(cls, server: str, connection: asyncssh.SSHClientConnection, command: str) -> SshChannel:
@@ -456,6 +469,8 @@ class SshChannel(Channel):
 
     async def close(self, patience: float) -> int | None:
         """End the agent's input and wait for it; one that needs longer is left to finish by itself."""
+        if self._alive is not None:
+            self._alive.cancel()
         with contextlib.suppress(OSError):
             if not self._session.closed:
                 self._channel.write_eof()

@@ -2,43 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from support.engine import Engine
-from support.servers import Fleet, Servers, no_failures
-from support.site import Site
-
-
-@pytest.fixture(scope="session")
-def servers(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    with Servers.running(engine, tmp_path_factory.mktemp("servers"), 2) as made:
-        site = Site(engine, tmp_path_factory.mktemp("image"))
-        made.load_image(engine.build(site.repository.tree, engine.name("image")))
-        yield made
-
-
-@pytest.fixture
-def fleet(engine: Engine, servers: Servers, tmp_path: Path) -> Iterator[Fleet]:
-    made = Fleet(engine, tmp_path / "site", servers=servers)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def all_run(fleet: Fleet, commit: str) -> None:
-    """Every server has it on disk and in every worker, and `status` finds nothing that differs."""
-    assert set(fleet.currents.values()) == {commit}
-    said = fleet.run("status", "--json", expect=0)
-    assert said.result["drift"] == []
-    assert [one["server"] for one in said.result["servers"]] == fleet.servers.names
-    for one in said.result["servers"]:
-        loaded = [worker["release"] for slot in one["facts"]["slots"].values() for worker in slot["workers"]]
-        assert loaded, one
-        assert set(loaded) == {commit}, one
+from support.servers import Fleet, all_run, no_failures
 
 
 def test_deploys_of_every_kind_under_load(fleet: Fleet) -> None:
