@@ -14,9 +14,13 @@ LIMITS = {"unit": 60, "contract": 60, "ansible": 300, "engine": 300, "fleet": 60
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its folder."""
+    """Mark each test by its folder; those of a file run in one process, and all that need the servers in one."""
     for item in items:
-        kind = item.path.resolve().relative_to(HERE).parts[0]
+        file = item.path.resolve().relative_to(HERE)
+        kind = file.parts[0]
+        item.add_marker(
+            pytest.mark.xdist_group("fleet" if "servers" in getattr(item, "fixturenames", ()) else str(file))
+        )
         if kind not in LIMITS:
             continue
         item.add_marker(kind)
