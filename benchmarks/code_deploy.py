@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from benchmarks.common import (
     BenchmarkError,
@@ -127,7 +128,15 @@ class WithLightship:
             raise BenchmarkError(f"lightship deploy ended with {done.returncode}: {done.stderr.decode()[-1000:]}")
 
 
-Way = ByHand | WithLightship
+class Way(Protocol):
+    """A way to deploy a service."""
+
+    @property
+    def url(self) -> str:
+        """Where the service answers."""
+
+    def deploy(self) -> None:
+        """What a person types."""
 
 
 def measure(way: Way, version: str) -> Figures:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import code_deploy, fleet_simulated, startup, tree
+from benchmarks import code_deploy, fleet_simulated, ssh_deploy, startup, tree
 from benchmarks.common import RESULTS, BenchmarkError, Options, Promise, Report, load_reports, median, ratios, summary
 from benchmarks.page import MARK, PAGE, TEXT, page
 from benchmarks.plot import PICTURE, picture
@@ -255,3 +255,24 @@ def test_a_code_deploy_is_held_to_three_promises() -> None:
     assert [one.kept for one in deploys(1.3, 0, 0.03).promises] == [False, True, True]
     assert [one.kept for one in deploys(1.2, 1, 0.03).promises] == [True, False, True]
     assert [one.kept for one in deploys(1.2, 0, 0.031).promises] == [True, True, False]
+
+
+# --- a deploy over SSH ----------------------------------------------------------
+
+
+def over_ssh(seconds: float, failed: int = 0) -> list[dict[str, object]]:
+    """Three pairs in which SSH takes so much longer; one of them is disturbed."""
+    common = {"command": 1.0, "worst": 0.01}
+    return [
+        {"pair": pair, "way": way, "all_new": 0.8 + more + (0.5 if pair == 1 else 0), "failed": lost, **common}
+        for pair in range(3)
+        for way, more, lost in ((ssh_deploy.LOCAL, 0.0, 0), (ssh_deploy.SSH, seconds, failed))
+    ]
+
+
+def test_what_ssh_adds_is_the_median_of_the_differences_and_no_request_may_fail() -> None:
+    found = ssh_deploy.report_of(over_ssh(0.25), quick=False)
+    assert found.kept
+    assert found.promises[0].value == pytest.approx(0.25)
+    assert not ssh_deploy.report_of(over_ssh(0.35), quick=False).kept
+    assert not ssh_deploy.report_of(over_ssh(0.1, failed=1), quick=False).kept

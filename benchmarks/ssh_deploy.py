@@ -1,0 +1,167 @@
+"""A code deploy over SSH, against the same deploy of the same service from the machine itself.
+
+The server is this machine, reached through a real sshd: it runs in a container that sees this machine's processes, the
+engine's socket and the service's directory, so that the agent finds behind SSH just what it finds without. The two
+take turns, a commit each, under a load of 100 requests a second. What SSH adds is the handshake, a second Python and
+each answer's way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.code_deploy import IMPORT, measure
+from benchmarks.common import (
+    BenchmarkError,
+    Figures,
+    Options,
+    Promise,
+    Report,
+    machine_facts,
+    median,
+    of_way,
+    say,
+    scratch,
+)
+from lightship.transport.ssh_config import CONFIG_VARIABLE
+from support.engine import Engine, ensure
+from support.servers import server_image
+from support.site import LIGHTSHIP, Site
+from support.sshd import make_key
+
+LIMIT = 0.3
+PAIRS, QUICK_PAIRS = 9, 3
+WARM_UP = 3
+WORKER = 7
+LOCAL, SSH = "local", "over SSH"
+SOCKET = "/var/run/docker.sock"
+
+
+@dataclass
+class Deploy:
+    """A cold ``lightship deploy`` with one of the configurations."""
+
+    site: Site
+    file: Path
+    environment: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        """Where the service answers."""
+        return self.site.url
+
+    def deploy(self) -> None:
+        """The command, its output into a pipe as in a script."""
+        command = [str(LIGHTSHIP), "deploy", "--config", str(self.file)]
+        environment = {**os.environ, **self.environment}
+        done = subprocess.run(command, cwd=self.site.folder, env=environment, capture_output=True, check=False)
+        if done.returncode:
+            raise BenchmarkError(f"lightship deploy ended with {done.returncode}: {done.stderr.decode()[-1000:]}")
+
+
+def this_machine_by_ssh(engine: Engine, site: Site, folder: Path) -> Deploy:
+    """Start the sshd, let this user in, and write the configuration that goes through it."""
+    name, key = engine.name("sshd"), make_key(folder / "id_ed25519")
+    engine.run(
+        *("--pid", "host", "--volume", f"{SOCKET}:{SOCKET}", "--volume", f"{site.folder}:{site.folder}"),
+        server_image(),
+        name=name,
+    )
+    allowed = f"echo '{Path(f'{key}.pub').read_text().strip()}' >/etc/ssh/keys; chmod 644 /etc/ssh/keys"
+    script = f"{allowed}; until test -s /run/sshd.pid; do sleep 0.1; done; cut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub"
+    keys = engine.docker("exec", name, "sh", "-ec", script, timeout=30).splitlines()
+    address = engine.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name)
+    known, config = folder / "known_hosts", folder / "config"
+    known.write_text("".join(f"{address} {line}\n" for line in keys))
+    config.write_text(
+        f"Host *\n  UserKnownHostsFile {known}\n  GlobalKnownHostsFile /dev/null\n  IdentityFile {key}\n  User root\n"
+    )
+    configured = json.loads((site.folder / "lightship.yml").read_text())
+    configured["services"][site.name]["servers"] = [address]
+    file = site.folder / "ssh.yml"
+    file.write_text(json.dumps(configured))
+    return Deploy(site, file, {CONFIG_VARIABLE: str(config), "SSH_AUTH_SOCK": ""})
+
+
+@contextlib.contextmanager
+def both_ways() -> Iterator[tuple[Site, list[tuple[str, Deploy]]]]:
+    """The service and both ways to it; all of it is gone afterwards."""
+    engine = Engine(prefix=f"t{secrets.token_hex(3)}h", worker=WORKER, base_image=ensure())
+    with scratch("ssh") as folder:
+        try:
+            site = Site(engine, folder / "site", settings={"keep": 2})
+            say("ssh deploy: building the image and starting the service")
+            site.run("deploy", expect=0)
+            over_ssh = this_machine_by_ssh(engine, site, folder)
+            yield site, [(LOCAL, Deploy(site, site.folder / "lightship.yml", {})), (SSH, over_ssh)]
+        finally:
+            engine.clean()
+
+
+def run(options: Options) -> Report:
+    """Warm both up, then measure them in turn."""
+    samples: list[Figures] = []
+    pairs = options.pairs(PAIRS, QUICK_PAIRS)
+    with both_ways() as (site, ways):
+        for number in range(-WARM_UP, pairs):
+            for name, way in ways:
+                version = f"{name.split()[-1]}{number}"
+                site.change(version, import_seconds=IMPORT)
+                found = measure(way, version)
+                say(f"  {version:10} all new {found['all_new']:.2f} s, command {found['command']:.2f} s")
+                if number >= 0:
+                    samples.append({"pair": number, "way": name, **found})
+    return report_of(samples, options.quick)
+
+
+def more(samples: Sequence[Figures], figure: str) -> list[float]:
+    """By pair, how much more it is over SSH."""
+    pairs = zip(of_way(samples, SSH, figure), of_way(samples, LOCAL, figure), strict=True)
+    return [ssh - local for ssh, local in pairs]
+
+
+def report_of(samples: Sequence[Figures], quick: bool) -> Report:
+    """What SSH adds to a deploy."""
+    added = more(samples, "all_new")
+    return Report(
+        name="ssh_deploy",
+        title="A code deploy over SSH",
+        promises=[
+            Promise(
+                "code deploy over SSH until every response is new, more than locally",
+                median(added),
+                LIMIT,
+                "s",
+                len(added),
+            ),
+            Promise(
+                "failed requests in all deploys over SSH",
+                sum(of_way(samples, SSH, "failed")),
+                0,
+                "requests",
+                len(added),
+                "exactly",
+            ),
+        ],
+        figures=[
+            {
+                "way": way,
+                **{
+                    name.replace("_", " "): median(of_way(samples, way, name))
+                    for name in ("command", "all_new", "worst")
+                },
+                "failed": int(sum(of_way(samples, way, "failed"))),
+            }
+            for way in (LOCAL, SSH)
+        ],
+        samples=samples,
+        machine=machine_facts(),
+        quick=quick,
+    )
