@@ -92,4 +92,4 @@ def _finish_activation(rollout: Rollout) -> None:
     if not container.running:
         tools.instances.start(container.name)
     if situation.way != "swap" and not rollout._touch(container).touched(rollout.touch_mark):
-        rollout._touch(container).touch(rollout.touch_mark)
+        rollout.touch(container)

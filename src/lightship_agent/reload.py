@@ -278,6 +278,10 @@ class TouchReload:
         """Whether the last touch was this one. A second one would reload once more, while the first is watched."""
         return read_trusted(self.paths.reload, 1000) == f"{mark}\n".encode()
 
+    def serves(self, release: str) -> bool:
+        """Whether every worker of the one uWSGI runs the release as things are."""
+        return slots.read_slot(self.paths, self.container.instance, MAIN).proven(release, None, ("serving",))
+
     def wait_serving(self, release: str, *, new: bool = False) -> List[Worker]:
         """Wait until every worker of the one uWSGI says that it runs the release.
 

@@ -328,7 +328,16 @@ class Rollout:
 
     def _flip_and_touch(self) -> None:
         releases.flip(self.tools.paths, self.situation.commit, self.tools.guard)
-        self._touch(self._container()).touch(self.touch_mark)
+        self.touch(self._container())
+
+    def touch(self, container: Container) -> None:
+        """Have uWSGI load the release, unless that is what it runs (its container was only started, say).
+
+        It looks at the file once a second: the reload of a release that is seen to serve would come in its soak.
+        """
+        reload, situation = self._touch(container), self.situation
+        if situation.commit != situation.previous or not reload.serves(situation.commit):
+            reload.touch(self.touch_mark)
 
     # --- verify -------------------------------------------------------------------
 
