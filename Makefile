@@ -29,7 +29,7 @@ unit: setup ## the tests that need no engine
 	@$(VENV)/pytest $(UNIT) -n 2 --dist worksteal $(ARGS)
 
 test: lint engine ## lint, then every test on the real engine
-	@$(VENV)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=15 $(ARGS)
+	@$(VENV)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 torture: setup engine ## cut deploys off at random places: N=1000 runs, from SEED=1 on
 	@PYTHONPATH=tests $(VENV)/python -m support.torture --runs $(or $(N),100) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 pytest_plugins = ["support.engine", "support.servers"]
 
@@ -14,18 +15,27 @@ LIMITS = {"unit": 60, "contract": 60, "ansible": 300, "engine": 300, "fleet": 60
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its folder; those of a file run in one process, and all that need the servers in one."""
+    """Mark each test by its folder."""
     for item in items:
-        file = item.path.resolve().relative_to(HERE)
-        kind = file.parts[0]
-        item.add_marker(
-            pytest.mark.xdist_group("fleet" if "servers" in getattr(item, "fixturenames", ()) else str(file))
-        )
+        kind = item.path.resolve().relative_to(HERE).parts[0]
         if kind not in LIMITS:
             continue
         item.add_marker(kind)
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LIMITS[kind]))
+
+
+class ByFile(LoadFileScheduling):
+    """The tests of a file run in one process, and all that need the servers, which are started once, in one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "tests/fleet" if file.startswith("tests/fleet/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile | None:
+    """Take turns by file where that is asked for (`--dist loadfile`)."""
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
