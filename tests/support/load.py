@@ -235,6 +235,7 @@ class Load:
             arguments.append("--keep-alive")
         if capture:
             arguments += ["--capture", capture]
+        self._rate = rate
         self._child = Child("support.load", arguments)
         self._report: LoadReport | None = None
 
@@ -288,6 +289,21 @@ class Load:
         return self._child.wait(
             lambda: sum(line.get("start", 0) > since for line in self._child.reports[-4000:]) >= count, timeout
         )
+
+    def settle(self, timeout: float = 60) -> bool:
+        """Wait until every request that is due by now has its answer, or has failed."""
+        now, reports = time.monotonic(), self._child.reports
+        due: float = (now - reports[0]["started"]) * self._rate
+        answered, looked = 0, 1
+
+        def settled() -> bool:
+            nonlocal answered, looked
+            news = reports[looked:]
+            looked += len(news)
+            answered += sum(line["due"] <= now for line in news)
+            return bool(answered >= due)
+
+        return self._child.wait(settled, timeout)
 
     def __enter__(self) -> Load:
         return self.start()

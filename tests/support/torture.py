@@ -432,6 +432,9 @@ class Torture:
 
     def _answers(self, one: Draw, allowed: set[str | None], *, may_fail: bool) -> None:
         """What answered all the while. Requests that failed must have had a reason to."""
+        if self._load is not None:
+            # What was sent in this run is judged by this run's rules.
+            _must(self._load.settle(), f"{one}: requests were not answered for a minute")
         report = self._take()
         if self._load is None or one.operation == "first":
             return
@@ -440,7 +443,9 @@ class Torture:
         _must(pairs <= whole, f"{one}: answers of {pairs - whole} beside {whole}")
         if not may_fail:
             failed = [(record.error or record.status, round(record.seconds, 3)) for record in report.failed]
-            _must(not failed, f"{one}: {len(failed)} of {report.count} requests failed: {failed[:5]}")
+            _must(
+                not failed, f"{one}: {len(failed)} of {report.count} requests failed: {failed[:5]}\n{report.timeline()}"
+            )
         wrong = [record.status for record in report.failed if record.status]
         _must(not wrong, f"{one}: answered {wrong[:5]}")
 
@@ -506,6 +511,18 @@ class Torture:
         _must(seen.missing_count == 0, f"current was missing {seen.missing_count} times")
         _must(not seen.incomplete, f"current named half a release: {seen.incomplete[:3]}")
         _must(set(seen.distinct) <= allowed, f"current named {set(seen.distinct) - allowed}")
+
+    def evidence(self) -> str:
+        """What a person needs to understand a violation: the container's life, its last words, the journal."""
+        engine, name = self.site.engine, self.site.container()
+        state = "{{.State.Status}} since {{.State.StartedAt}}, restarts {{.RestartCount}}"
+        words = subprocess.run(
+            ["docker", "logs", "--timestamps", "--tail", "80", name], capture_output=True, text=True, check=False
+        )
+        journal = self.site.home / "state" / "journal"
+        lines = journal.read_text().splitlines()[-30:] if journal.is_file() else []
+        life = f"{name}: {engine.docker('inspect', '--format', state, name, check=False)}, now {time.time():.3f}"
+        return "\n".join([life, words.stdout + words.stderr, *lines])
 
 
 def _must(holds: bool, what: str, said: Said | None = None) -> None:
@@ -609,7 +626,7 @@ def _runs(torture: Torture, draws: Sequence[Draw]) -> int:
                 except Exception as found:
                     if not isinstance(found, Violation):
                         traceback.print_exc()
-                    print(f"{number}/{len(draws)} {one}: VIOLATED\n{found}\n")
+                    print(f"{number}/{len(draws)} {one}: VIOLATED\n{found}\n{torture.evidence()}\n")
                     print(f"this run again: make torture N=1 SEED={one.seed}")
                     print(f"with all that came before it: make torture N={number} SEED={draws[0].seed}")
                     return 1

@@ -192,3 +192,18 @@ def test_an_old_response_that_comes_late_moves_the_moment() -> None:
     broken = LoadReport((*report.records, record(4, 1.2, None, "reset"), record(5, 1.4, "b")))
     assert broken.all_new_after("b") == 1.4
     assert len(broken.failed) == 1
+
+
+def test_settled_is_when_all_that_was_due_is_answered(server: Server, url: str) -> None:
+    with Load(url, rate=100, seconds=10) as load:
+        assert load.wait_count(5)
+        server.hold_until = time.monotonic() + 0.5
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert load.settle()
+        assert time.monotonic() >= server.hold_until
+        records = {record.n: record for record in load.since(0)[0].records}
+        assert all(n in records for n in range(int((began - records[0].due) * 100)))
+        server.hold_until = time.monotonic() + 1
+        time.sleep(0.1)
+        assert not load.settle(timeout=0.2)
