@@ -157,6 +157,7 @@ class Torture:
     _marks: dict[str, str] = field(default_factory=dict)
     _load: Load | None = None
     _seen: int = 0
+    _went_back: bool = False
 
     # --- setting up
 
@@ -317,8 +318,10 @@ class Torture:
                 told.append(f"then {said.status}")
                 self._serves(one, allowed)
             final = self._heal(one, command, wanted)
-            # Back to a release of another image is back to another container, with the gap that this has.
-            gap = one.operation == "rollback" and self.site.container() != container
+            # Back to a release of another image is back to another container, with the gap that this has; and whatever
+            # is deployed after it needs the container that is configured again.
+            gap = self.site.container() != container and (one.operation == "rollback" or self._went_back)
+            self._went_back = one.operation == "rollback" and (gap or self._went_back)
             self._answers(one, {*allowed, final}, may_fail=one.may_fail or gap)
             if observer is not None:
                 self._watched(observer.stop(), {*allowed, final})
