@@ -497,7 +497,7 @@ def test_every_fail_point_of_releases_is_tried() -> None:
     from lightship_agent.failpoints import FAIL_POINTS
 
     mine = {name for name in FAIL_POINTS if name.startswith(("release.", "current."))}
-    # The other two are one file that is written whole; tests/trial/test_torture.py has them.
+    # The other two are one file that is written whole; tests/engine/test_torture.py has them.
     assert mine - set(POINTS) == {"release.mark", "release.marked"}
 
 
