@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import code_deploy, fleet_simulated, ssh_deploy, startup, tree
+from benchmarks import code_deploy, fleet_simulated, many_agents, ssh_deploy, startup, tree
 from benchmarks.common import RESULTS, BenchmarkError, Options, Promise, Report, load_reports, median, ratios, summary
 from benchmarks.page import MARK, PAGE, TEXT, page
 from benchmarks.plot import PICTURE, picture
@@ -276,3 +276,14 @@ def test_what_ssh_adds_is_the_median_of_the_differences_and_no_request_may_fail(
     assert found.promises[0].value == pytest.approx(0.25)
     assert not ssh_deploy.report_of(over_ssh(0.35), quick=False).kept
     assert not ssh_deploy.report_of(over_ssh(0.1, failed=1), quick=False).kept
+
+
+def at_once(ours: float, plain: float, ansible: float) -> list[dict[str, object]]:
+    ways = ((many_agents.OURS, ours), (many_agents.PLAIN, plain), (many_agents.ANSIBLE, ansible))
+    return [{"pair": pair, "way": way, "seconds": seconds} for pair in range(3) for way, seconds in ways]
+
+
+def test_twenty_agents_are_held_against_both_others() -> None:
+    assert many_agents.report_of(at_once(1.9, 1.0, 6.0), quick=False).kept
+    assert not many_agents.report_of(at_once(2.1, 1.0, 7.0), quick=False).kept
+    assert not many_agents.report_of(at_once(1.9, 1.0, 5.0), quick=False).kept

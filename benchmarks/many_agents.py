@@ -1,0 +1,308 @@
+"""Twenty agents at once over SSH, against the same work by plain AsyncSSH and by an Ansible playbook.
+
+One machine's sshd stands for twenty servers: twenty services' directories, each with its own mirror and releases, and
+twenty plain clones for each of the others. A pair is one commit, brought to all twenty by each way from a cold process:
+
+- *lightship*: twenty agents, each with its lock and journal: fetch, compare, make the release's tree, flip ``current``.
+  The transport and the agent are the real ones; only the operation that does the last two alone, without a container,
+  is the benchmark's own, as nothing is reloaded in any of the ways.
+- *AsyncSSH*: twenty connections, each running ``git fetch && git reset --hard``.
+- *Ansible*: ``ansible-playbook`` with the git and file modules, 20 forks, no facts, pipelining.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.common import (
+    ROOT,
+    BenchmarkError,
+    Figures,
+    Options,
+    Promise,
+    Report,
+    machine_facts,
+    median,
+    of_way,
+    ratios,
+    say,
+    scratch,
+)
+
+if TYPE_CHECKING:
+    from support.repo import Repository
+
+SERVERS = 20
+PLAIN_LIMIT, ANSIBLE_LIMIT = 2.0, 1 / 3
+PAIRS, QUICK_PAIRS = 7, 2
+WARM_UP = 2
+FILES = 300
+OURS, PLAIN, ANSIBLE = "lightship", "AsyncSSH", "Ansible"
+WORKER = 7
+TIMEOUT = 300
+
+AGENT_MAIN = b"""import gc
+import sys
+
+gc.disable()
+from lightship_agent import protocol, release, rollout
+from lightship_agent.__main__ import main
+from lightship_agent.actions import Actions
+from lightship_agent.requests import PrepareRequest
+
+
+def checkout(self, args):
+    request = PrepareRequest.parse(args)
+    with self._step("tree"):
+        made = rollout.make_tree(self._tools(), request)
+    release.flip(self._known_paths, request.commit, self._guard)
+    return {"tree": made.tree}
+
+
+Actions._checkout = checkout
+protocol.LOCKING_OPERATIONS += ("checkout",)
+protocol.OPERATIONS += ("checkout",)
+gc.freeze()
+gc.enable()
+sys.exit(main())
+"""
+
+PLAYBOOK = """\
+- hosts: all
+  gather_facts: false
+  tasks:
+    - git: {repo: /srv/git/remote.git, dest: "/srv/ansible/{{ inventory_hostname }}", version: main, force: true}
+    - file: {path: "/srv/ansible/{{ inventory_hostname }}.reload", state: touch, mode: "0644"}
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a way needs to know, as it is handed to its process."""
+
+    address: str
+    config: str
+    agent: str
+    folder: str
+
+
+# --- the ways, each in a process of its own -----------------------------------------
+
+
+def names() -> list[str]:
+    """What the servers are called."""
+    return [f"server{number}" for number in range(SERVERS)]
+
+
+async def by_lightship(setting: Setting, commit: str) -> None:
+    """Bring the commit to all by the real transport and agents."""
+    from lightship.model import Server  # noqa: PLC0415
+    from lightship.transport.conversation import PROTOCOL, Conversation  # noqa: PLC0415
+    from lightship.transport.ssh import Network, SshTransport  # noqa: PLC0415
+
+    async def nobody(_: str) -> str | None:
+        return None
+
+    network = Network(nobody)
+
+    async def one(name: str) -> None:
+        transport = SshTransport(Server(name, setting.address, "root"), Path(setting.agent), network)
+        hello = {"protocol": PROTOCOL, "service": name, "root": "/srv/lightship", "container": name, "lock": True}
+        async with await Conversation.open(transport) as conversation:
+            await conversation.call("hello", hello)
+            await conversation.call("inspect", {"repository": "/srv/git/remote.git", "ref": "main", "infra": []})
+            asked = {"commit": commit, "kind": "code", "app": "service.wsgi:application", "keep": 2}
+            await conversation.call("checkout", asked)
+            await conversation.bye()
+
+    await asyncio.gather(*(one(name) for name in names()))
+
+
+async def by_asyncssh(setting: Setting) -> None:
+    """What a person would write with AsyncSSH."""
+    import asyncssh  # noqa: PLC0415
+
+    async def one(name: str) -> None:
+        script = f"cd /srv/plain/{name} && git fetch --quiet && git reset --quiet --hard origin/main"
+        async with asyncssh.connect(setting.address, config=[setting.config]) as connection:
+            await connection.run(script, check=True)
+
+    await asyncio.gather(*(one(name) for name in names()))
+
+
+def ansible_command(setting: Setting) -> tuple[list[str], dict[str, str]]:
+    """The playbook's command and environment."""
+    command = ["ansible-playbook", "--forks", str(SERVERS), "--inventory", "hosts.ini", "playbook.yml"]
+    command[0] = str(Path(sys.executable).parent / command[0])
+    return command, {
+        **os.environ,
+        "ANSIBLE_PIPELINING": "1",
+        "ANSIBLE_SSH_ARGS": f"-F {setting.config}",
+        "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
+        "ANSIBLE_HOME": f"{setting.folder}/ansible",
+    }
+
+
+def timed(way: str, setting: Setting, commit: str) -> float:
+    """The seconds that one way takes, from a cold process to its end."""
+    environment = dict(os.environ)
+    folder = ROOT
+    if way == ANSIBLE:
+        command, environment = ansible_command(setting)
+        folder = Path(setting.folder)
+    else:
+        command = [sys.executable, "-m", "benchmarks.many_agents", way, json.dumps(asdict(setting)), commit]
+        environment["SSH_AUTH_SOCK"] = ""
+    if way == OURS:
+        from lightship.transport.ssh_config import CONFIG_VARIABLE  # noqa: PLC0415
+
+        environment[CONFIG_VARIABLE] = setting.config
+    began = time.monotonic()
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    seconds = time.monotonic() - began
+    if done.returncode:
+        raise BenchmarkError(f"{way} ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-2000:]}")
+    return seconds
+
+
+# --- the machine ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The repository, and how a script is run on the machine."""
+
+    repository: Repository
+    do: Callable[[str], str]
+
+
+@contextlib.contextmanager
+def machine() -> Iterator[tuple[Setting, Ground]]:
+    """The sshd with all the directories; it is gone afterwards."""
+    from support.engine import Engine, ensure  # noqa: PLC0415
+    from support.repo import Repository  # noqa: PLC0415
+    from support.servers import server_image  # noqa: PLC0415
+    from support.sshd import make_key  # noqa: PLC0415
+
+    engine = Engine(prefix=f"t{secrets.token_hex(3)}h", worker=WORKER, base_image=ensure())
+    with scratch("agents") as folder:
+        try:
+            repository = Repository(folder)
+            repository.commit("first", {f"service/file{number}.py": f"N = {number}\n" * 20 for number in range(FILES)})
+            name, key = engine.name("sshd"), make_key(folder / "id_ed25519")
+            engine.run("--volume", f"{folder}:/srv/git:ro", server_image(), name=name)
+            address = engine.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name)
+            ground = Ground(repository, lambda script: engine.docker("exec", name, "sh", "-ec", script, timeout=120))
+            yield prepare(folder, address, key, ground), ground
+        finally:
+            engine.clean()
+
+
+def prepare(folder: Path, address: str, key: Path, ground: Ground) -> Setting:
+    """Let this user in, clone for the ways that work in clones, and write what each needs."""
+    import lightship_agent  # noqa: PLC0415
+    from lightship.transport.zipapp import agent_bytes  # noqa: PLC0415
+
+    public = Path(f"{key}.pub").read_text().strip()
+    ground.do(f"echo '{public}' >/etc/ssh/keys; chmod 644 /etc/ssh/keys; git config --system safe.directory '*'")
+    for kind in ("plain", "ansible"):
+        ground.do(
+            f"mkdir -p /srv/{kind}; for n in {' '.join(names())}; do "
+            f"git clone --quiet /srv/git/remote.git /srv/{kind}/$n; done"
+        )
+    keys = ground.do("until test -s /run/sshd.pid; do sleep 0.1; done; cut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub")
+    known, config = folder / "known_hosts", folder / "config"
+    known.write_text("".join(f"{address} {line}\n" for line in keys.splitlines()))
+    lines = (f"UserKnownHostsFile {known}", "GlobalKnownHostsFile /dev/null", f"IdentityFile {key}", "User root")
+    config.write_text("Host *\n" + "".join(f"  {line}\n" for line in lines))
+    package = Path(lightship_agent.__file__).parent
+    files = [
+        (f"lightship_agent/{path.relative_to(package).as_posix()}", path.read_bytes())
+        for path in sorted(package.rglob("*.py"))
+    ]
+    (folder / "agent.pyz").write_bytes(agent_bytes([("__main__.py", AGENT_MAIN), *files]))
+    (folder / "playbook.yml").write_text(PLAYBOOK)
+    (folder / "hosts.ini").write_text("".join(f"{name} ansible_host={address}\n" for name in names()))
+    return Setting(address, str(config), str(folder / "agent.pyz"), str(folder))
+
+
+def everywhere(ground: Ground, version: str) -> None:
+    """All three ways have brought it to all servers, or there is no figure."""
+    paths = {OURS: "lightship/{}/code/current", PLAIN: "plain/{}", ANSIBLE: "ansible/{}"}
+    files = [f"/srv/{path.format(name)}/service/version.py" for path in paths.values() for name in names()]
+    found = ground.do(f"cat {' '.join(files)}").splitlines()
+    if found != [version] * len(files):
+        raise BenchmarkError(f"{found.count(version)} of {len(files)} places have version {version}")
+
+
+def run(options: Options) -> Report:
+    """Warm all up, then measure them in turn."""
+    samples: list[Figures] = []
+    say(f"many agents: {SERVERS} of each")
+    with machine() as (setting, ground):
+        for number in range(-WARM_UP, options.pairs(PAIRS, QUICK_PAIRS)):
+            version = f"# version {number}"
+            commit = ground.repository.commit(version, {"service/version.py": f"{version}\n"})
+            for way in (OURS, PLAIN, ANSIBLE):
+                seconds = timed(way, setting, commit)
+                say(f"  {version[2:]:12} {way:9} {seconds:.2f} s")
+                if number >= 0:
+                    samples.append({"pair": number, "way": way, "seconds": round(seconds, 4)})
+            everywhere(ground, version)
+    return report_of(samples, options.quick)
+
+
+def report_of(samples: Sequence[Figures], quick: bool) -> Report:
+    """What twenty agents cost against the others."""
+    ours = of_way(samples, OURS, "seconds")
+    plain = ratios(ours, of_way(samples, PLAIN, "seconds"))
+    ansible = ratios(ours, of_way(samples, ANSIBLE, "seconds"))
+    return Report(
+        name="many_agents",
+        title=f"{SERVERS} servers at once over SSH",
+        promises=[
+            Promise(
+                f"{SERVERS} agents over SSH against plain AsyncSSH", median(plain), PLAIN_LIMIT, "times", len(plain)
+            ),
+            Promise(
+                f"{SERVERS} agents over SSH against an Ansible playbook",
+                median(ansible),
+                ANSIBLE_LIMIT,
+                "times",
+                len(ansible),
+            ),
+        ],
+        figures=[{"way": way, "seconds": median(of_way(samples, way, "seconds"))} for way in (OURS, PLAIN, ANSIBLE)],
+        samples=samples,
+        machine=machine_facts(),
+        quick=quick,
+    )
+
+
+def main() -> None:
+    """One way, once."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("way", choices=(OURS, PLAIN))
+    parser.add_argument("setting", type=lambda text: Setting(**json.loads(text)))
+    parser.add_argument("commit")
+    wanted = parser.parse_args()
+    work = by_lightship(wanted.setting, wanted.commit) if wanted.way == OURS else by_asyncssh(wanted.setting)
+    asyncio.run(work)
+
+
+if __name__ == "__main__":
+    main()
