@@ -49,6 +49,7 @@ class Container:
     image_id: str
     pid: int
     restarts: int
+    restart_policy: str
     oom_killed: bool
     exit_code: int
     labels: Mapping[str, str]
@@ -58,7 +59,7 @@ class Container:
     @classmethod
     def parse(cls, found: Mapping[str, Any]) -> "Container":
         """From the JSON of ``docker container inspect``."""
-        state, config = found["State"], found["Config"]
+        state, config, host = found["State"], found["Config"], found.get("HostConfig") or {}
         labels = config.get("Labels") or {}
         number = labels.get(LABEL_INSTANCE, "0")
         return cls(
@@ -72,10 +73,11 @@ class Container:
             image_id=str(found.get("Image", "")),
             pid=int(state.get("Pid") or 0),
             restarts=int(found.get("RestartCount") or 0),
+            restart_policy=str((host.get("RestartPolicy") or {}).get("Name", "")),
             oom_killed=bool(state.get("OOMKilled")),
             exit_code=int(state.get("ExitCode") or 0),
             labels=labels,
-            ports=(found.get("HostConfig") or {}).get("PortBindings") or {},
+            ports=host.get("PortBindings") or {},
             env={name: value for name, _, value in (entry.partition("=") for entry in config.get("Env") or ())},
         )
 
@@ -163,7 +165,8 @@ def create_command(
 ) -> List[str]:
     """``docker create`` of an instance.
 
-    ``check`` names the release that a *check* container is to boot: it publishes no ports and is never restarted.
+    ``check`` names the release that a *check* container is to boot: it publishes no ports. The engine starts no
+    container by itself until it is the one that serves (``Engine.set_restart``).
     """
     labels = {
         **settings.labels,
@@ -186,7 +189,7 @@ def create_command(
     ]
     if check:
         command += ["--env", f"LIGHTSHIP_RELEASE={check}"]
-    command += ["--restart", "no" if check else "unless-stopped"]
+    command += ["--restart", "no"]
     command += ["--volume", f"{paths.code}:{CONTAINER_CODE}:ro"]
     command += ["--volume", f"{paths.run(instance)}:{CONTAINER_RUN}"]
     command += ["--volume", f"{paths.shared}:{CONTAINER_SHARED}"]
@@ -287,6 +290,10 @@ class Engine:
                 detail={"command": argv[:3], "status": done.status, "stderr": done.err[-4000:]},
             )
         return done
+
+    def set_restart(self, name: str, policy: str) -> None:
+        """Say when the engine starts a container by itself: ``always``, or ``no`` for never."""
+        self.command(["docker", "update", "--restart", policy, "--", name], f"set the restart policy of {name}")
 
     def start(self, name: str) -> None:
         """Start a container that was created or stopped."""

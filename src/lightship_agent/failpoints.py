@@ -4,7 +4,8 @@ They do nothing unless the environment holds LIGHTSHIP_TESTING=1, and LIGHTSHIP_
 ``release.rename=kill,current.flip=error*1``. Actions:
 
 - ``kill``: SIGKILL to the agent. Where a child of it does the work (``system.detached``) it is still the agent that is
-  killed, and the child goes on, as in earnest;
+  killed, and the child goes on, as in earnest; ``kill*1``: one agent is, those that come after it pass (they are told
+  apart from it by LIGHTSHIP_FAILPOINTS_LOG, which must be set);
 - ``kill-child``: SIGKILL to that child; nothing happens in the agent itself;
 - ``stop``: SIGSTOP to this process;
 - ``error``: raises AgentFailure; ``error*2``: the first two times in this process.
@@ -58,7 +59,17 @@ def fail_point(name: str) -> None:
         point, _, words = entry.strip().partition("=")
         action, _, number = words.partition("@")
         if point == name and _times[name] >= int(number or 1):
-            _act(name, action, _times[name] - int(number or 1) + 1)
+            _act(name, _for_all(name, action, int(number or 1)), _times[name] - int(number or 1) + 1)
+
+
+def _for_all(name: str, action: str, number: int) -> str:
+    """The action, or none when a limit that is for all processes together (``kill*1``) is reached."""
+    kind, _, limit = action.partition("*")
+    if kind != "kill" or not limit:
+        return action
+    with open(os.environ["LIGHTSHIP_FAILPOINTS_LOG"], encoding="utf-8") as log:
+        passed = log.read().split().count(name)
+    return kind if passed - number < int(limit) else ""
 
 
 def _write_down(name: str) -> None:
@@ -72,6 +83,8 @@ def _write_down(name: str) -> None:
 
 
 def _act(name: str, action: str, times: int) -> None:
+    if not action:
+        return
     if action == "kill":
         # Once: the child goes on past this point, and no other process is to be hit for it.
         if not _agent:

@@ -23,6 +23,7 @@ register(
     instance__create="a container is about to be created",
     instance__created="a container has been created",
     instance__close="the gate of the old container is about to be closed",
+    instance__policy="whether the engine starts a container by itself is about to be changed",
     instance__stop="the old container is about to be stopped",
     instance__stopped="the old container has been stopped",
     instance__start="the new container is about to be started",
@@ -143,6 +144,26 @@ class Instances:
         """Let the workers of an instance serve again what ``current`` names."""
         self.guard()
         self.paths.closed(number).unlink(missing_ok=True)
+
+    def keep_up(self, container: Container) -> None:
+        """Have the engine start this container whenever it does not run, also after its own restart.
+
+        Not ``unless-stopped``: an engine that was killed, and is not set to live-restore, stops what it finds running
+        when it starts, takes that for somebody's wish, and leaves it stopped (moby: ``killWithSignal`` sets
+        ``HasBeenManuallyStopped`` on the way of ``restore``; seen with 20.10.24).
+        """
+        self._restart(container, "always")
+
+    def let_down(self, container: Container) -> None:
+        """Have the engine leave this container as it is; it is about to be stopped, and another has its ports."""
+        self._restart(container, "no")
+
+    def _restart(self, container: Container, policy: str) -> None:
+        if container.restart_policy == policy:
+            return
+        self.guard()
+        fail_point("instance.policy")
+        self.engine.set_restart(container.name, policy)
 
     def stop(self, name: str, patience: float) -> None:
         """Stop a container; its requests in flight get ``patience`` seconds."""

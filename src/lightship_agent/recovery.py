@@ -33,6 +33,7 @@ def adopt(tools: Tools) -> None:
             fail_point("adopt.begin")
             tools.guard()
             save_state(tools.paths, replace(state, instance=found.instance))
+            tools.instances.keep_up(found)
             for other in tools.instances.others(found.instance):
                 tools.instances.remove(other.name)
                 tools.instances.forget(other.instance)

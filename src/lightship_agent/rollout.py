@@ -214,6 +214,7 @@ class Rollout:
         instances, situation = self.tools.instances, self.situation
         name = instances.name(situation.instance)
         container = require(instances.find(situation.instance), name)
+        instances.keep_up(container)
         if container.running:
             return container
         with self.tools.step("start"):
@@ -308,11 +309,14 @@ class Rollout:
         tools, situation = self.tools, self.situation
         instances = tools.instances
         fail_point("switch.begin")
-        old = instances.find(situation.old_instance)
+        old, new = instances.find(situation.old_instance), self._container()
+        instances.keep_up(new)
+        if old is not None:
+            instances.let_down(old)
         if old is not None and old.running:
             instances.stop(old.name, 0.0 if self._drained(old) else situation.patience)
         releases.flip(tools.paths, situation.commit, tools.guard)
-        instances.start(instances.name(situation.instance))
+        instances.start(new.name)
         fail_point("switch.end")
 
     def _drained(self, old: Container) -> bool:
@@ -504,6 +508,8 @@ class Rollout:
             if old is None and situation.old_instance:
                 # What serves now is better than nothing.
                 raise AgentFailure("container-missing", "the old container is gone")
+            if old is not None:
+                instances.keep_up(old)
             instances.remove(instances.name(situation.instance))
             tools.instances.forget(situation.instance)
             if situation.previous:

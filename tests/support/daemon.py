@@ -34,6 +34,9 @@ class Daemon:
         # The proxy would die with dockerd; the kernel's own forwarding, which does the work for others, does not.
         options = ["--userland-proxy=false", *(["--live-restore"] if live_restore else [])]
         places = [f"--host=unix://{self.socket}", f"--data-root={self.folder / 'data'}", f"--pidfile={self.folder}/pid"]
+        # containerd dies with dockerd. Where nobody reaps it, or its number is somebody else's by now, dockerd would
+        # take it for alive and wait for its socket in vain.
+        (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [program, *places, f"--exec-root={self.folder / 'exec'}", *options],

@@ -139,8 +139,9 @@ def _failing(dice: random.Random, points: Sequence[str]) -> str:
     point = dice.choice(list(points))
     if point.startswith(("ask.", "answered.")):
         return f"{point}={dice.choice(['kill', 'kill', 'error'])}"
-    actions = ["kill", "kill", "kill", "error", "error*1"]
-    actions += ["kill-child"] if point in IN_CHILD else []
+    # An agent that is killed there again and again keeps the controller trying for a minute.
+    actions = ["kill*1"] * 11 + ["kill"] + ["error"] * 4 + ["error*1"] * 4
+    actions += ["kill-child"] * 4 if point in IN_CHILD else []
     action = dice.choice(actions)
     later = dice.choice(["", "", "@2"]) if point.startswith(("journal.", "instance.", "state.", "order.")) else ""
     return f"{point}={action}{later}"
@@ -297,8 +298,8 @@ class Torture:
 
     def run(self, one: Draw) -> str:
         """Do it; how it ended, in a few words. Raises ``Violation``."""
+        command, wanted = self._prepare(one.operation)  # which may have to deploy something to go back from
         before = None if one.operation == "first" else self.site.current
-        command, wanted = self._prepare(one.operation)
         allowed = {wanted, before} - {None} if one.operation not in BAD else {before, wanted}
         if one.operation == "refused":
             allowed = {before}

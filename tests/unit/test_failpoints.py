@@ -109,6 +109,16 @@ detached(work)
         assert path.read_text() == "done"
 
 
+def test_one_process_is_killed_and_those_after_it_pass(tmp_path: Path) -> None:
+    program = "from lightship_agent import journal, failpoints; failpoints.fail_point('journal.doing')"
+    env = {**os.environ, "LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS_LOG": str(tmp_path / "log")}
+    for action, expected in (("kill*1", [-9, 0, 0]), ("kill*2", [-9, -9, 0]), ("kill", [-9, -9, -9])):
+        env["LIGHTSHIP_FAILPOINTS"] = f"journal.doing={action}"
+        (tmp_path / "log").unlink(missing_ok=True)
+        found = [subprocess.run([sys.executable, "-c", program], env=env, check=False).returncode for _ in range(3)]
+        assert found == expected, action
+
+
 def test_the_controllers_points_do_nothing_in_earnest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTSHIP_FAILPOINTS", "ask.verify=error,journal.done=kill")
     monkeypatch.delenv("LIGHTSHIP_TESTING", raising=False)

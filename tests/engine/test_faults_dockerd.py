@@ -30,6 +30,4 @@ def test_an_engine_that_is_killed_and_started_again_leaves_the_service_whole(eng
             timeout=280,
             check=False,
         )
-        log = folder / "log"
-        said = log.read_text()[-1500:] if log.exists() else ""
-    assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-6000:], said)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-12000:]
