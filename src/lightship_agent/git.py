@@ -276,7 +276,9 @@ _CAUSES = (
         "git-unreachable",
         r"Could not resolve host|Connection (refused|timed out|reset|closed)|unable to connect|No route to host|"
         r"Network is unreachable|does not appear to be a git repository|No such file or directory|Operation too slow|"
-        r"unable to access|Failed to connect|hung up unexpectedly|Timeout, server|Broken pipe|early EOF|does not exist",
+        r"unable to access|Failed to connect|hung up|Timeout, server|Broken pipe|does not exist|"
+        # A connection that ended too soon has a wording for each place it can end at.
+        r"early EOF|bad pack header|unexpected (disconnect|EOF)|transfer closed|RPC failed|expected flush|TLS connection",
         "Check the address, and that this server reaches it.",
     ),
 )

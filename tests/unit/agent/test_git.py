@@ -181,6 +181,11 @@ def test_what_is_missing_has_its_own_code(origin: Origin, mirror: Mirror, tmp_pa
         ("fatal: Authentication failed for 'https://u:tok3n@h/'", "git-auth"),
         ("ssh: Could not resolve hostname h: Name or service not known", "git-unreachable"),
         ("fatal: unable to access 'https://u:tok3n@h/': Operation too slow.", "git-unreachable"),
+        ("fatal: the remote end hung up unexpectedly", "git-unreachable"),
+        ("fatal: protocol error: bad pack header", "git-unreachable"),
+        ("fetch-pack: unexpected disconnect while reading sideband packet\nfatal: early EOF", "git-unreachable"),
+        ("error: RPC failed; curl 18 transfer closed with 9 bytes remaining to read", "git-unreachable"),
+        ("fatal: expected flush after ref listing", "git-unreachable"),
         ("fatal: something else", "git-failed"),
     ],
 )
