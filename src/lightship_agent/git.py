@@ -269,7 +269,9 @@ _CAUSES = (
     (
         "git-auth",
         r"Authentication failed|Permission denied|could not read (Username|Password)|terminal prompts disabled|"
-        r"HTTP 40[13]|error: 40[13]|access denied|Repository not found|repository '.*' not found|Authorization",
+        r"HTTP 40[13]|access denied|Repository not found|repository '.*' not found|Authorization|"
+        # Not "error: 403" alone: a transfer that was cut may say "error: 403 bytes of body are still expected".
+        r"returned error: 40[13]",
         "Give this server a deploy key or a credential helper that may read the repository.",
     ),
     (
@@ -278,7 +280,8 @@ _CAUSES = (
         r"Network is unreachable|does not appear to be a git repository|No such file or directory|Operation too slow|"
         r"unable to access|Failed to connect|hung up|Timeout, server|Broken pipe|does not exist|"
         # A connection that ended too soon has a wording for each place it can end at.
-        r"early EOF|bad pack header|unexpected (disconnect|EOF)|transfer closed|RPC failed|expected flush|TLS connection",
+        r"early EOF|bad pack header|unexpected (disconnect|EOF)|transfer closed|RPC failed|expected flush|"
+        r"expected 'packfile'|TLS connection",
         "Check the address, and that this server reaches it.",
     ),
 )

@@ -10,13 +10,17 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from lightship_agent.errors import Refused
+from lightship_agent.git import Mirror
+from lightship_agent.paths import ServicePaths
 from support.engine import Engine
 from support.promises import refused, unchanged, works
-from support.repo import ENVIRONMENT, git
+from support.repo import ENVIRONMENT, Repository, git
 from support.site import Site
 
 
@@ -36,6 +40,7 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target = target
         self.limit: int | None = None
+        self.cuts = False
         self.pause = 0.0
         self.passed = 0
         self.stalled = threading.Event()
@@ -59,10 +64,15 @@ class Proxy:
         try:
             while data := source.recv(2048):
                 if counted:
+                    allowed = len(data) if self.limit is None else max(self.limit - self.passed, 0)
                     self.passed += len(data)
-                    if self.limit is not None and self.passed > self.limit:
+                    if allowed < len(data):
+                        sink.sendall(data[:allowed])
                         self.stalled.set()
-                        return  # the connection stays open, and nothing more comes
+                        if self.cuts:
+                            sink.shutdown(socket.SHUT_RDWR)
+                            source.shutdown(socket.SHUT_RDWR)
+                        return  # else the connection stays open, and nothing more comes
                     time.sleep(self.pause)
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
@@ -259,6 +269,46 @@ def test_a_connection_that_is_cut_in_the_middle_is_told(site: Site, served: int)
         proxy.close()
         site.configure(repository=str(site.repository.remote))
     works(site)
+
+
+def test_a_connection_may_be_cut_at_any_byte_and_is_told_as_cut(tmp_path: Path) -> None:
+    """In a header, among the branches, in the head of the pack or its objects: git has words of its own for each."""
+    repository = Repository(tmp_path / "origin")
+    repository.commit("big", {"data/big.bin": os.urandom(60_000)})
+    server = GitServer(repository.remote.parent)
+    try:
+        whole = through(Proxy(server.server_address[1]), repository, tmp_path / "whole")
+        assert whole.told is None
+        assert whole.passed > 60_000
+        told = {}
+        for place in (*range(1, 1200, 37), *range(1200, whole.passed - 100, whole.passed // 60)):
+            proxy = Proxy(server.server_address[1])
+            proxy.limit, proxy.cuts = place, True
+            told[place] = through(proxy, repository, tmp_path / str(place)).told
+        assert set(told.values()) == {"git-unreachable"}, told
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a fetch into an empty mirror said (the code of its refusal), and how many bytes of answers it had."""
+
+    told: str | None
+    passed: int
+
+
+def through(proxy: Proxy, repository: Repository, home: Path) -> Fetched:
+    """Fetch by the agent's own mirror."""
+    mirror = Mirror(ServicePaths(home, "demo"), timeout=10)
+    try:
+        mirror.fetch(f"http://127.0.0.1:{proxy.port}/{repository.remote.name}", "main")
+    except Refused as refusal:
+        return Fetched(refusal.code, proxy.passed)
+    finally:
+        proxy.close()
+    return Fetched(None, proxy.passed)
 
 
 def test_a_branch_that_was_deleted_is_told_and_what_is_live_stays(site: Site) -> None:

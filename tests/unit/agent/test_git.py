@@ -186,6 +186,9 @@ def test_what_is_missing_has_its_own_code(origin: Origin, mirror: Mirror, tmp_pa
         ("fetch-pack: unexpected disconnect while reading sideband packet\nfatal: early EOF", "git-unreachable"),
         ("error: RPC failed; curl 18 transfer closed with 9 bytes remaining to read", "git-unreachable"),
         ("fatal: expected flush after ref listing", "git-unreachable"),
+        ("fatal: expected 'packfile'", "git-unreachable"),
+        ("error: 403 bytes of body are still expected\nfatal: early EOF", "git-unreachable"),
+        ("fatal: unable to access 'https://h/': The requested URL returned error: 403", "git-auth"),
         ("fatal: something else", "git-failed"),
     ],
 )
