@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ pytest_plugins = ["support.engine", "support.servers"]
 HERE = Path(__file__).resolve().parent
 # Seconds a single test may take before it is ended as hanging.
 LIMITS = {"unit": 60, "contract": 60, "ansible": 300, "engine": 300, "fleet": 600, "browser": 300}
+
+# A script that starts this in the background has Ctrl-C ignored for all below it, and commands would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
