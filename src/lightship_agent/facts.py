@@ -49,7 +49,12 @@ def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> Dict[
 
 
 def rollback_goal(paths: ServicePaths, state: ServiceState) -> Optional[str]:
-    """What a rollback without ``--to`` goes to: the stable release before this one, if its tree is still there."""
+    """What a rollback without ``--to`` goes to: the stable release before this one, if its tree is still there.
+
+    That is the stable one itself while another is current: a rollout that failed, and could not be taken back.
+    """
+    if state.stable and state.stable != _current(paths) and releases.load(paths, state.stable):
+        return state.stable
     if state.previous and state.previous != _current(paths) and releases.load(paths, state.previous):
         return state.previous
     for one in releases.load_all(paths):

@@ -82,3 +82,20 @@ def test_a_replaced_container_that_has_committed_is_taken_back(site: Site) -> No
     assert [one.outcome for one in result.servers] == ["reverted", "reverted"], result.error
     assert site.current == before and site.container() != container
     assert site.answers()
+
+
+@pytest.mark.parametrize("way", ["deploy", "rollback"])
+def test_what_could_be_neither_ended_nor_taken_back_is_settled_by_the_next_command(site: Site, way: str) -> None:
+    """The server's state can be written no more from the commit on: the release is live, and not written down."""
+    before = site.current
+    commit = site.change(f"neither {way}")
+    broken = {"LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": "state.saved=error@2"}
+    said = site.run("deploy", "--json", environment=broken, expect=5)
+    assert said.error["code"] == "revert-failed"
+    assert site.current == commit and site.get()[2] == commit
+    assert site.run("status").status != 0
+    site.run(way, expect=0)
+    wanted = commit if way == "deploy" else before
+    assert site.current == wanted and site.get()[2] == wanted
+    facts = site.run("status", "--json", expect=0).result["servers"][0]["facts"]
+    assert (facts["current"], facts["stable"]) == (wanted, wanted)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lightship.errors import RefusedError, UsageError
+from lightship.errors import LightshipError, RefusedError, UsageError
 from lightship.model import Facts, Plan, short
 from lightship.operations.context import Context, Redactor
 from lightship.operations.deploy import check_commit
@@ -16,7 +16,7 @@ from lightship.operations.requests import planned_shape, prepare_args
 from lightship.operations.rolling import Rolling, back_args, finish, finishing_seconds, gravest_kind
 from lightship.plan import make_rollback_plan
 from lightship.result import PlanResult
-from lightship.rollout import Order, RolloutResult, Session
+from lightship.rollout import Order, RolloutResult, Session, as_refusal
 from lightship.rollout.events import PlanMade, StepDone, StepStarted
 from lightship.source.remote import Resolved
 
@@ -44,12 +44,15 @@ async def rollback(
     hello = context.hello(why=f"rollback {to or ''}".strip(), lock=True, wait=wait, take_over=take_over)
     context.emit(StepStarted("", "connect"))
     began = time.perf_counter()
-    async with opened_sessions(context, hello, skip=rolling.skip_unreachable) as opened:
-        context.emit(StepDone("", "connect", time.perf_counter() - began))
-        orders = [_order(context, session, plan, to) for session, plan in _plans(context, opened, to)]
-        commit = orders[0].plan.commit
-        resolved = Resolved(commit, commit, "commit")
-        return await finish(context, orders, resolved, started, rolling, opened.unreachable)
+    try:
+        async with opened_sessions(context, hello, skip=rolling.skip_unreachable) as opened:
+            context.emit(StepDone("", "connect", time.perf_counter() - began))
+            orders = [_order(context, session, plan, to) for session, plan in _plans(context, opened, to)]
+            commit = orders[0].plan.commit
+            resolved = Resolved(commit, commit, "commit")
+            return await finish(context, orders, resolved, started, rolling, opened.unreachable)
+    except LightshipError as error:
+        raise as_refusal(error) from None
 
 
 async def rollback_plan(context: Context, to: str | None, rolling: Rolling = _AT_ONCE) -> PlanResult:

@@ -92,9 +92,9 @@ def make_rollback_plan(service: PlannedService, facts: Facts, commit: str) -> Pl
         ahead=False,
     )
     live = facts.current == commit and set(facts.loaded) <= {commit} and _running(facts)
-    if live:
+    if live and facts.stable == commit:
         return Plan("nothing", commit, (f"{short(commit)} is live already",), (), change)
-    why = [f"back from {short(facts.current)} to {short(commit)}"]
+    why = [_unproven(commit) if live else f"back from {short(facts.current)} to {short(commit)}"]
     if facts.container is None or (release and release.fingerprint not in ("", facts.container.fingerprint)):
         why.append("it ran in a container of another image")
         return Plan("container", commit, tuple(why), _container_steps(facts, commit), change)
@@ -160,7 +160,14 @@ def _code_reasons(facts: Facts, change: Change) -> tuple[str, ...]:  # noqa: PLR
         return (f"workers run {', '.join(short(one) for one in others)} and not {short(change.commit)}",)
     if facts.container is not None and not facts.loaded:
         return (f"no worker serves {short(change.commit)}",)
+    if facts.stable != change.commit:
+        return (_unproven(change.commit),)
     return ()
+
+
+def _unproven(commit: str) -> str:
+    """A rollout that could not be ended, nor taken back, leaves such a release; what is next proves it, and ends it."""
+    return f"{short(commit)} is live, and was never written down as stable"
 
 
 def _code_files(change: Change) -> tuple[str, ...]:

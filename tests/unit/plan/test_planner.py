@@ -46,6 +46,7 @@ BUMPED = {**INFRA, "requirements.txt": "3"}
 SAME = change(commit=OLD)
 CASES = {
     "live already": (LIVE, SAME, DESIRED, "nothing", "is live already"),
+    "live, but neither ended nor taken back": (replace(LIVE, stable=NEW), SAME, DESIRED, "code", "never written down"),
     "code alone": (LIVE, change(CODE), DESIRED, "code", "1 file changed (shop/views.py)"),
     "an empty commit": (LIVE, change(), DESIRED, "code", "with the same files"),
     "the first deploy": (EMPTY, replace(change(), live=None, infra_live=None), DESIRED, "full", "the first deploy"),
@@ -143,6 +144,12 @@ def test_a_rollback_needs_a_new_container_only_for_another_image() -> None:
     assert make_rollback_plan(SHAPE, same, NEW).kind == "code"
     assert make_rollback_plan(SHAPE, other, NEW).kind == "container"
     assert make_rollback_plan(SHAPE, LIVE, OLD).kind == "nothing"
+
+
+def test_a_rollback_to_what_is_live_and_was_never_ended_ends_it() -> None:
+    plan = make_rollback_plan(SHAPE, replace(LIVE, stable=NEW), OLD)
+    assert plan.kind == "code"
+    assert plan.why == (f"{OLD[:7]} is live, and was never written down as stable",)
 
 
 def test_migrations_run_only_where_they_may_be_needed() -> None:
