@@ -27,6 +27,7 @@ BROKEN: Sequence[tuple[str, dict[str, Any]]] = (
     ("a health path that answers 500", {"health": "500 Internal Server Error"}),
     ("a syntax error", {"more": "def :"}),
 )
+RATE = 100  # requests a second
 WARM_UP = 6
 REFUSED = 3
 
@@ -116,8 +117,8 @@ def endure(site: Site, deploys: int, tell: Callable[[str], None]) -> Endured:
     site.deploy()
     refused = 0
     before = Footprint.of(site)
-    with site.load(rate=100, seconds=deploys * 20 + 120) as load:
-        live = site.current
+    with site.load(rate=RATE, seconds=min(deploys * 20 + 120, 3600)) as load:
+        live, began = site.current, time.monotonic()
         for number in range(1, deploys + 1):
             if number % 3 == 0:
                 name, what = BROKEN[number // 3 % len(BROKEN)]
@@ -136,6 +137,8 @@ def endure(site: Site, deploys: int, tell: Callable[[str], None]) -> Endured:
                 # Retention is full and both slots have run: from here on nothing may grow.
                 before = _settled(site)
         after = _settled(site)
+        loaded = time.monotonic() - began
+    assert load.report.count > 0.9 * RATE * loaded, f"{load.report.count} requests in {loaded:.0f} s: it ended early"
     return Endured(deploys, refused, before, after, load.report, time.monotonic() - started)
 
 
