@@ -48,10 +48,15 @@ __all__ = [
 failpoints.register(
     mirror__create="the mirror is made in a temporary place and about to get its name",
     mirror__clean="what killed git processes left is about to be removed",
+    mirror__maintain="the mirror's packs are about to be united",
     mirror__attributes="the mirror's rules for files are about to be written",
     fetch__start="a fetch is about to run",
     fetch__done="a fetch ended well",
 )
+
+MANY_PACKS = 50
+"""So many packs the mirror may have before they are united: what git itself has in ``gc.autoPackLimit``."""
+_USAGE = 129
 
 ATTRIBUTES = b"* !text !eol !crlf !ident !filter !working-tree-encoding\n"
 """The mirror's info/attributes, which outrank every .gitattributes: a tree holds each file byte for byte as it was
@@ -547,10 +552,21 @@ class Mirror:
             index.unlink(missing_ok=True)
 
     def maintain(self) -> None:
-        """Pack the mirror if it has become scattered; to be called when nobody waits. Never in the background: the
-        service's lock is to cover every git that runs."""
-        words = ("-c", "gc.auto=6700", "-c", "gc.autoDetach=false", "gc", "--auto", "--quiet")
-        self._run([*self.command(), *words], env=self._local_env, timeout=self._timeout)
+        """Unite the packs when fetches have left many, for each makes git slower and no fetch ever takes one away.
+
+        A geometric repack writes the small packs anew and leaves the large one alone, so that its time follows what was
+        fetched and not the size of the repository. A git without it (before 2.33) repacks all, as ``gc`` does. Never in
+        the background: the service's lock is to cover every git that runs. What goes wrong is tried again next time.
+        """
+        if sum(1 for _ in (self._repo / "objects" / "pack").glob("*.pack")) <= MANY_PACKS:
+            return
+        fail_point("mirror.maintain")
+        command = self.command()
+        united = self._run(
+            [*command, "repack", "--geometric=2", "-d", "-q"], env=self._local_env, timeout=self._timeout
+        )
+        if united.status == _USAGE:
+            self._run([*command, "gc", "--quiet"], env=self._local_env, timeout=self._timeout)
 
     def clean(self) -> None:
         """Remove what killed git processes left. The service's lock guarantees that no other git of ours runs, except

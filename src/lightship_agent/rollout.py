@@ -445,6 +445,7 @@ class Rollout:
         if situation.replaces:
             prune_instances(tools.paths, situation.instance)
             prune_images(tools.instances)
+        tools.mirror.maintain()
         tools.journal.end("done")
         return pruned
 

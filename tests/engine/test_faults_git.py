@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lightship_agent.errors import Refused
-from lightship_agent.git import Mirror
+from lightship_agent.git import MANY_PACKS, Mirror
 from lightship_agent.paths import ServicePaths
 from support.engine import Engine
 from support.promises import refused, unchanged, works
@@ -385,3 +385,19 @@ def leftovers(site: Site) -> list[str]:
             except OSError:
                 continue
     return found + [str(path) for path in (site.home / "repo.git").rglob("*.lock")]
+
+
+def test_the_mirror_does_not_grow_without_end_and_a_kill_while_it_is_packed_costs_nothing(site: Site) -> None:
+    works(site)
+    mirror = Mirror(ServicePaths.at(str(site.root), site.name))
+    packs = site.home / "repo.git" / "objects" / "pack"
+    while len(list(packs.glob("*.pack"))) <= MANY_PACKS:
+        site.repository.commit("one more", {"count.txt": str(time.monotonic_ns())})
+        mirror.fetch(str(site.repository.remote), "main")
+    commit = site.change("united")
+    killed = {"LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": "mirror.maintain=kill"}
+    site.run("deploy", environment=killed)
+    assert site.current == commit and len(list(packs.glob("*.pack"))) > MANY_PACKS
+    works(site)
+    assert len(list(packs.glob("*.pack"))) <= MANY_PACKS / 2
+    assert not list(packs.glob("tmp_*"))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightship_agent.git import MANY_PACKS
 from support.engine import Engine, ensure
 from support.load import LoadReport
 from support.site import Site
@@ -60,7 +61,8 @@ class Footprint:
     def grown(self, before: Footprint) -> list[str]:
         """What has grown beyond what one more release explains."""
         margins = {"processes": 0, "descriptors": 4, "memory": before.memory // 5, "images": 0, "containers": 0}
-        margins["files"] = 40
+        # A pack of the mirror is two files, and so many there may be before they are united.
+        margins["files"] = 40 + 2 * MANY_PACKS
         return [
             f"{name}: {getattr(before, name)} -> {getattr(self, name)}"
             for name, margin in margins.items()

@@ -359,8 +359,28 @@ def test_many_blobs_come_from_one_process(origin: Origin, mirror: Mirror) -> Non
             next(blobs.read(["1" * 40]))
 
 
-def test_maintenance_keeps_what_is_there(origin: Origin, mirror: Mirror) -> None:
-    commit = origin.commit({"a": "1"})
-    mirror.fetch(str(origin.path), "main")
+@pytest.mark.parametrize("old_git", [False, True])
+def test_many_packs_are_united_and_nothing_is_lost(
+    origin: Origin, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, old_git: bool
+) -> None:
+    monkeypatch.setattr(git, "MANY_PACKS", 3)
+    if old_git:
+        # A git that does not know the option ends with the status of wrong usage.
+        command = mirror.command()
+        known = mirror._run
+        monkeypatch.setattr(
+            mirror,
+            "_run",
+            lambda found, **how: known([*command, "repack", "--no-such-option"] if "repack" in found else found, **how),
+        )
+    commits = []
+    for number in range(5):
+        commits.append(origin.commit({"a": f"{number}", f"f{number}": "x"}))
+        mirror.fetch(str(origin.path), "main")
+    packs = mirror._repo / "objects" / "pack"
+    assert len(list(packs.glob("*.pack"))) == 5
     mirror.maintain()
-    assert mirror.has_commit(commit)
+    assert len(list(packs.glob("*.pack"))) <= 2
+    assert all(mirror.has_commit(commit) for commit in commits)
+    mirror.maintain()
+    assert len(list(packs.glob("*.pack"))) <= 2
