@@ -53,12 +53,12 @@ def rollback_goal(paths: ServicePaths, state: ServiceState) -> Optional[str]:
 
     That is the stable one itself while another is current: a rollout that failed, and could not be taken back.
     """
-    if state.stable and state.stable != _current(paths) and releases.load(paths, state.stable):
-        return state.stable
-    if state.previous and state.previous != _current(paths) and releases.load(paths, state.previous):
-        return state.previous
+    current = _current(paths)
+    for known in (state.stable, state.previous):
+        if known and known != current and releases.load(paths, known):
+            return known
     for one in releases.load_all(paths):
-        if one.state in ("stable", "retired") and one.commit != _current(paths):
+        if one.state in ("stable", "retired") and one.commit != current:
             return one.commit
     return None
 

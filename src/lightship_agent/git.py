@@ -56,7 +56,7 @@ failpoints.register(
 
 MANY_PACKS = 50
 """So many packs the mirror may have before they are united: what git itself has in ``gc.autoPackLimit``."""
-_USAGE = 129
+_USAGE = 129  # how git ends that was given an option which it does not know
 
 ATTRIBUTES = b"* !text !eol !crlf !ident !filter !working-tree-encoding\n"
 """The mirror's info/attributes, which outrank every .gitattributes: a tree holds each file byte for byte as it was

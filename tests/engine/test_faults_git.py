@@ -70,8 +70,7 @@ class Proxy:
                         sink.sendall(data[:allowed])
                         self.stalled.set()
                         if self.cuts:
-                            sink.shutdown(socket.SHUT_RDWR)
-                            source.shutdown(socket.SHUT_RDWR)
+                            self.cut()
                         return  # else the connection stays open, and nothing more comes
                     time.sleep(self.pause)
                 sink.sendall(data)

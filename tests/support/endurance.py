@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     report = found.report
     print(
-        f"{found.deploys} deploys ({found.refused} refused) in {found.seconds:.0f} s under 100 requests/s: "
+        f"{found.deploys} deploys ({found.refused} refused) in {found.seconds:.0f} s under {RATE} requests/s: "
         f"{len(report.failed)} of {report.count} requests failed, worst {report.worst:.3f} s, p99 {report.p99:.3f} s"
     )
     print(f"before {found.before}")
