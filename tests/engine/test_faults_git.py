@@ -145,16 +145,23 @@ class GitHandler(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture
-def served(site: Site) -> Iterator[int]:
-    """The site's repository on a git server of its own: its port."""
-    server = GitServer(site.repository.remote.parent)
+@contextlib.contextmanager
+def git_server(folder: Path) -> Iterator[int]:
+    """The repositories of a folder on a git server of their own: its port."""
+    server = GitServer(folder)
     try:
         yield int(server.server_address[1])
     finally:
         server.shutdown()
         server.server_close()
-        site.configure(repository=str(site.repository.remote))
+
+
+@pytest.fixture
+def served(site: Site) -> Iterator[int]:
+    """The site's repository on a git server of its own: its port."""
+    with git_server(site.repository.remote.parent) as port:
+        yield port
+    site.configure(repository=str(site.repository.remote))
 
 
 def at(site: Site, port: int) -> None:
@@ -274,20 +281,16 @@ def test_a_connection_may_be_cut_at_any_byte_and_is_told_as_cut(tmp_path: Path) 
     """In a header, among the branches, in the head of the pack or its objects: git has words of its own for each."""
     repository = Repository(tmp_path / "origin")
     repository.commit("big", {"data/big.bin": os.urandom(60_000)})
-    server = GitServer(repository.remote.parent)
-    try:
-        whole = through(Proxy(server.server_address[1]), repository, tmp_path / "whole")
+    with git_server(repository.remote.parent) as port:
+        whole = through(Proxy(port), repository, tmp_path / "whole")
         assert whole.told is None
         assert whole.passed > 60_000
         told = {}
         for place in (*range(1, 1200, 37), *range(1200, whole.passed - 100, whole.passed // 60)):
-            proxy = Proxy(server.server_address[1])
+            proxy = Proxy(port)
             proxy.limit, proxy.cuts = place, True
             told[place] = through(proxy, repository, tmp_path / str(place)).told
         assert set(told.values()) == {"git-unreachable"}, told
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @dataclass(frozen=True)
