@@ -94,7 +94,9 @@ from lightship_agent.system import detached
 def work():
     fail_point("journal.doing")
     time.sleep(0.2)
-    pathlib.Path(sys.argv[1]).write_text("done")
+    written = pathlib.Path(sys.argv[1] + ".new")
+    written.write_text("done")
+    written.rename(sys.argv[1])
 detached(work)
 """
     for action, status in (("kill", -signal.SIGKILL), ("kill-child", 0)):
