@@ -241,6 +241,12 @@ def test_a_key_with_a_passphrase_is_asked_for_once(client: Client, sshd: Sshd) -
     assert str(locked) in asked[0]
 
 
+def accepts(path: Path) -> bool:
+    """Whether something listens at this Unix socket: the file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 def test_an_agent_holds_the_key(client: Client, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     locked = make_key(client.folder / "locked", passphrase="open sesame")
     sshd.admit(locked)
@@ -252,7 +258,7 @@ def test_an_agent_holds_the_key(client: Client, sshd: Sshd, monkeypatch: pytest.
         helper.write_text("#!/bin/sh\necho open sesame\n")
         helper.chmod(0o700)
         for _ in range(100):
-            if listens.exists():
+            if accepts(listens):
                 break
             asyncio.run(asyncio.sleep(0.05))
         environment = {**os.environ, "SSH_AUTH_SOCK": str(listens), "SSH_ASKPASS": str(helper)}

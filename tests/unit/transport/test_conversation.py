@@ -117,9 +117,10 @@ def test_a_request_that_was_given_up_is_answered_in_vain(tmp_path: Path) -> None
 
 
 def test_an_agent_that_needs_longer_is_left_to_finish(tmp_path: Path) -> None:
-    peer, done = tmp_path / "peer.py", tmp_path / "done"
-    script = "r = ask(); say({'id': r['id'], 'result': {}})\nsys.stdin.read()\ntime.sleep(0.5)\n"
-    peer.write_text(f"{HEAD}{script}open({str(done)!r}, 'w')")
+    peer, may, done = tmp_path / "peer.py", tmp_path / "may", tmp_path / "done"
+    script = "r = ask(); say({'id': r['id'], 'result': {}})\nsys.stdin.read()\n"
+    wait = f"while not os.path.exists({str(may)!r}): time.sleep(0.02)\n"
+    peer.write_text(f"{HEAD}{script}{wait}open({str(done)!r}, 'w')")
 
     async def go() -> None:
         conversation = await Conversation.open(LocalTransport(peer))
@@ -128,6 +129,7 @@ def test_an_agent_that_needs_longer_is_left_to_finish(tmp_path: Path) -> None:
 
     asyncio.run(go())
     assert not done.exists()
+    may.touch()
     deadline = time.monotonic() + 10
     while not done.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
