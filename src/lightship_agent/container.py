@@ -7,6 +7,7 @@ takes).
 
 import json
 import os
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -368,6 +369,11 @@ def _hint_for(reason: str) -> str:
         return "another program has the port: choose another one under `ports:`, or stop that program"
     if "no such image" in lowered or "unable to find image" in lowered:
         return "the image is not on this server: `lightship deploy --kind container` makes it ready"
+    if re.search(r'(get|head) "https?://', lowered) and re.search(r"no such host|timeout|refused|unreachable", lowered):
+        return (
+            "the engine does not reach that registry: check the server's network, or name an image that the server has "
+            "(of a Dockerfile from `lightship init`: `image: {args: {BASE_IMAGE: ...}}`)"
+        )
     if "cannot connect to the docker daemon" in lowered:
         return "start the engine (systemctl start docker) and deploy again"
     if "no space left" in lowered:

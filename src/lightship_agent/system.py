@@ -157,9 +157,8 @@ class _Output:
         self._cut += max(len(part) - room, 0)
 
     def _emit(self) -> None:
-        text = self._line.decode("utf-8", "replace")
-        if text.endswith("\r"):
-            text = text[:-1]
+        # The end of a line as terminals have it; `docker build` writes even two carriage returns there.
+        text = self._line.decode("utf-8", "replace").rstrip("\r")
         if self._cut:
             text += f" [... {self._cut} bytes left out]"
         self._line.clear()

@@ -55,7 +55,8 @@ class DoctorResult:
 
 async def doctor(context: Context) -> DoctorResult:
     """Look at everything."""
-    checks = [Check("configuration", "ok", f"{context.service.name}, {len(context.servers)} servers")]
+    count = len(context.servers)
+    checks = [Check("configuration", "ok", f"{context.service.name}, {count} server{'s' if count != 1 else ''}")]
     checks += _secrets(context)
     checks.append(await _git_host(context))
     shells = Shells()

@@ -35,6 +35,13 @@ def test_a_program_says_what_it_did() -> None:
     assert not done.timed_out
 
 
+def test_a_line_ends_before_its_carriage_returns() -> None:
+    lines: list[str] = []
+    code = r"import os; os.write(1, b'a\r\r\nb\r50 %\r\n')"
+    system.run(python(code), on_line=lambda _, text: lines.append(text))
+    assert lines == ["a", "b\r50 %"]
+
+
 def test_words_are_never_read_by_a_shell(tmp_path: Path) -> None:
     done = system.run(["printf", "%s", f"; touch {tmp_path}/x $(touch {tmp_path}/y)"])
     assert done.out.startswith("; touch")
