@@ -22,8 +22,9 @@ from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
+from lightship_agent.receive import Receiver
 from lightship_agent.redaction import Redaction
-from lightship_agent.requests import IMAGE, PrepareRequest, Reader
+from lightship_agent.requests import IMAGE, PrepareRequest, Reader, ReceiveRequest
 from lightship_agent.space import require_space
 from lightship_agent.state import load_state
 from lightship_agent.system import Completed, read_trusted, run
@@ -122,6 +123,7 @@ class Actions:
         self._engine = Engine(self._run)
         self._journal = Journal(paths, self.clean)
         self._mirror = Mirror(paths, self._run)
+        self._receiver = Receiver(paths, self._mirror, self._mirror_lock)
         self._instances = Instances(paths, self._engine, self._prefix, self._guard)
         self._redaction.load(paths)
         recovered = None
@@ -221,15 +223,20 @@ class Actions:
         return facts.gather(self._known_paths, self._instances, self._journal)
 
     def _inspect(self, args: Mapping[str, Any]) -> Dict[str, Any]:
-        """Bring the commit here and say what it changes."""
+        """Bring the commit here, if it is not, and say what it changes. Without a repository nobody is asked for it."""
         read = Reader(args)
         wanted = args.get("commit")
         commit = valid_commit(wanted) if wanted is not None else None
-        named = args.get("ref")
-        url, ref = valid_url(args.get("repository")), valid_branch("HEAD" if named is None else named, "ref")
+        named, address = args.get("ref"), args.get("repository")
+        url, ref = (
+            None if address is None else valid_url(address),
+            valid_branch("HEAD" if named is None else named, "ref"),
+        )
         # All of the arguments first: a wrong one is refused before anything is fetched.
         globs, migrations, env = read.texts("infra"), read.texts("migrations"), read.environment("env")
         if commit is None or not self._mirror.has_commit(commit):
+            if url is None:
+                raise Refused("commit-missing", f"the commit {commit or ref} is not here, and no git host was named")
             with self._step("fetch"), self._mirror_lock():
                 require_space(self._known_paths.home, "a fetch")
                 commit = self._mirror.fetch(url, ref, commit)
@@ -249,6 +256,14 @@ class Actions:
         }
         infra_live = infra_from(self._mirror, commit, infra, live, globs) if live and live != commit else infra
         return {**answer, "infra_live": infra_live if live else None, **self._compared(live, commit, migrations)}
+
+    def _receive(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        """Take a commit's objects from the controller."""
+        try:
+            return self._receiver.take(ReceiveRequest.parse(args))
+        except BaseException:
+            self._receiver.forget()
+            raise
 
     def _compared(self, live: Optional[str], commit: str, migrations: Sequence[str]) -> Dict[str, Any]:
         if live is None or live == commit:

@@ -1,17 +1,17 @@
 """The bare mirror of the service's repository.
 
-Pure functions build git's arguments; ``Mirror`` runs them. Nothing here ever has a work tree that somebody else can
-write, and what comes from outside reaches an argument only past ``names`` and after ``--``.
+Pure functions build git's arguments (``gitcommand``); ``Mirror`` runs them. Nothing here ever has a work tree that
+somebody else can write, and what comes from outside reaches an argument only past ``names`` and after ``--``.
 
 Fetches are always full: a killed shallow fetch leaves ``shallow.lock`` behind, which blocks the next one. Every fetch
 keeps its pack (``fetch.unpackLimit=1``): a pack appears by one rename, complete, so that a commit that is there has all
-that belongs to it, even after a kill. Loose objects would come one by one, the commit before its trees.
+that belongs to it, even after a kill. Loose objects would come one by one, the commit before its trees. A pack that the
+controller sends is proven outside the mirror first (``receive``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import signal
@@ -20,29 +20,39 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightship_agent import failpoints, system
 from lightship_agent.credentials import access
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point
+from lightship_agent.gitcommand import (
+    LOCKED,
+    NO_REF,
+    environment,
+    fetch_command,
+    flat,
+    init_command,
+    leftovers,
+    local,
+    ls_remote_command,
+    many_packs,
+    refs_of,
+    repack_command,
+)
 from lightship_agent.names import redact_text, redact_url, valid_branch, valid_commit, valid_url
 from lightship_agent.paths import ServicePaths
 from lightship_agent.system import Completed, Run
 
 __all__ = [
     "ATTRIBUTES",
+    "INCOMING",
     "Blobs",
     "Change",
     "Commit",
     "Mirror",
     "ModeChange",
-    "environment",
-    "fetch_command",
     "glob_match",
-    "local",
-    "ls_remote_command",
-    "network",
 ]
 
 failpoints.register(
@@ -54,113 +64,17 @@ failpoints.register(
     fetch__done="a fetch ended well",
 )
 
-MANY_PACKS = 50
-"""So many packs the mirror may have before they are united: what git itself has in ``gc.autoPackLimit``."""
 _USAGE = 129  # how git ends that was given an option which it does not know
+
+INCOMING = "objects/incoming"
+"""Where in the mirror a pack lies that was sent, until it is proven."""
 
 ATTRIBUTES = b"* !text !eol !crlf !ident !filter !working-tree-encoding\n"
 """The mirror's info/attributes, which outrank every .gitattributes: a tree holds each file byte for byte as it was
 committed, and no filter (a filter is a program) is ever run."""
 
-_SSH = (
-    "ssh -oBatchMode=yes -oStrictHostKeyChecking=yes -oConnectTimeout=15 "
-    "-oServerAliveInterval=10 -oServerAliveCountMax=3"
-)
-_KEPT = (
-    "GIT_SSH",
-    "GIT_SSH_COMMAND",
-    "GIT_SSL_CAINFO",
-    "GIT_SSL_CAPATH",
-    "GIT_ASKPASS",
-    "GIT_HTTP_USER_AGENT",
-    # When a server that falls silent is given up; without them after the 30 seconds of _NETWORK.
-    "GIT_HTTP_LOW_SPEED_LIMIT",
-    "GIT_HTTP_LOW_SPEED_TIME",
-)
-_ALWAYS = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "gc.auto=0", "maintenance.auto=false")
-_LOCAL = (
-    "core.attributesFile=/dev/null",
-    "core.autocrlf=false",
-    "core.symlinks=true",
-    "core.fileMode=true",
-    "core.ignoreCase=false",
-    "core.protectNTFS=true",
-    "core.sparseCheckout=false",
-    "core.splitIndex=false",
-    "core.untrackedCache=false",
-    "core.quotePath=false",
-)
-_NETWORK = ("fetch.unpackLimit=1", "fetch.recurseSubmodules=false", "http.lowSpeedLimit=1000", "http.lowSpeedTime=30")
 _BIG = 512 * 1024 * 1024
 _MESSAGE = 500
-
-
-# --- arguments ------------------------------------------------------------------
-
-
-def _command(repo: Path, settings: Sequence[str], words: Sequence[str]) -> list[str]:
-    options = [word for setting in settings for word in ("-c", setting)]
-    return ["git", f"--git-dir={repo}", *options, *words]
-
-
-def local(repo: Path, *words: str) -> list[str]:
-    """A git command that reads the mirror."""
-    return _command(repo, (*_ALWAYS, *_LOCAL), words)
-
-
-def network(repo: Path, *words: str, settings: Sequence[str] = ()) -> list[str]:
-    """A git command that talks to another server."""
-    return _command(repo, (*_ALWAYS, *_NETWORK, *settings), words)
-
-
-def fetch_command(
-    repo: Path, url: str, refspecs: Sequence[str], prune: bool = False, settings: Sequence[str] = ()
-) -> list[str]:
-    """Fetch exactly these refs, with all their history."""
-    words = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", *(["--prune"] if prune else [])]
-    return network(repo, *words, "--", url, *refspecs, settings=settings)
-
-
-def ls_remote_command(repo: Path, url: str, branch: str, settings: Sequence[str] = ()) -> list[str]:
-    """Ask where a branch (or a tag) stands."""
-    return network(repo, "ls-remote", "--quiet", "--", url, *_refs(branch), settings=settings)
-
-
-def _refs(branch: str) -> tuple[str, str, str]:
-    """What a name may mean, the first first. A tag with a message is asked for what it stands at."""
-    return f"refs/heads/{branch}", f"refs/tags/{branch}^{{}}", f"refs/tags/{branch}"
-
-
-def environment(base: Mapping[str, str], *, remote: bool) -> dict[str, str]:
-    """git's environment.
-
-    Whatever could point git elsewhere (GIT_DIR, GIT_INDEX_FILE, GIT_CONFIG_COUNT...) is dropped. The system's
-    configuration is never read: a ``safe.directory=*`` there would switch off git's protection. root's own (global)
-    configuration is read when another server is asked, because credential helpers, proxies and ``insteadOf`` live
-    there; commands that only read the mirror go without it.
-    """
-    env = {name: value for name, value in base.items() if not name.startswith("GIT_") or name in _KEPT}
-    env.update(
-        LC_ALL="C",
-        GIT_TERMINAL_PROMPT="0",
-        GIT_ALLOW_PROTOCOL="https:http:ssh:file",
-        GIT_CONFIG_NOSYSTEM="1",
-        GIT_ATTR_NOSYSTEM="1",
-        GIT_NO_REPLACE_OBJECTS="1",
-        GIT_OPTIONAL_LOCKS="0",
-    )
-    if remote:
-        if "GIT_SSH" not in env:
-            env.setdefault("GIT_SSH_COMMAND", _SSH)
-    else:
-        env["GIT_CONFIG_GLOBAL"] = "/dev/null"
-    return env
-
-
-def _flat(branch: str) -> str:
-    """One part of a ref's name for a branch: 'a' and, later, 'a/b' must not stand in each other's way."""
-    name = branch.replace("%", "%25").replace("/", "%2F")
-    return name if len(name) <= 200 else hashlib.sha256(branch.encode()).hexdigest()  # noqa: PLR2004 (a name's length)
 
 
 def glob_match(pattern: str) -> re.Pattern[str]:
@@ -290,10 +204,6 @@ _CAUSES = (
         "Check the address, and that this server reaches it.",
     ),
 )
-_NO_REF = re.compile(
-    r"couldn't find remote ref|no such remote ref|not our ref|unadvertised object|no matching remote head"
-)
-_LOCKED = re.compile(r"Unable to create '[^']*\.lock'|cannot lock ref|\.lock': File exists")
 
 
 def _last_line(result: Completed) -> str:
@@ -342,20 +252,30 @@ class Mirror:
 
     # --- reading
 
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self._repo
+
     def command(self, *words: str) -> list[str]:
         """The arguments of a git command that reads the mirror."""
         return local(self._repo, *words)
 
-    def read(self, *words: str, env: Mapping[str, str] | None = None, timeout: float = 120.0) -> Completed:
+    def read(
+        self, *words: str, env: Mapping[str, str] | None = None, timeout: float = 120.0, **options: Any
+    ) -> Completed:
         """Run a git command that reads the mirror; refused when it fails."""
-        result = self.attempt(*words, env=env, timeout=timeout)
+        result = self.attempt(*words, env=env, timeout=timeout, **options)
         if not result.ok or result.truncated:
             raise _failure(result, "", f"git {words[0]}")
         return result
 
-    def attempt(self, *words: str, env: Mapping[str, str] | None = None, timeout: float = 120.0) -> Completed:
-        """The same, for commands that answer by their status."""
-        return self._run(self.command(*words), env={**self._local_env, **(env or {})}, timeout=timeout, max_output=_BIG)
+    def attempt(
+        self, *words: str, env: Mapping[str, str] | None = None, timeout: float = 120.0, **options: Any
+    ) -> Completed:
+        """The same, for commands that answer by their status. ``options`` are those of ``system.run``."""
+        settings = {"env": {**self._local_env, **(env or {})}, "timeout": timeout, "max_output": _BIG, **options}
+        return self._run(self.command(*words), **settings)
 
     @contextlib.contextmanager
     def blobs(self) -> Iterator[Blobs]:
@@ -450,8 +370,7 @@ class Mirror:
         if not (repo / "HEAD").exists():
             temporary = repo.with_name(".repo.git.making")
             system.remove_tree(temporary)
-            words = ("init", "--quiet", "--bare", "--template=", "--", str(temporary))
-            result = self._run(["git", *words], env=self._local_env, timeout=60)
+            result = self._run(init_command(temporary), env=self._local_env, timeout=60)
             if not result.ok:
                 raise _failure(result, "", "git init")
             temporary.chmod(0o700)
@@ -472,7 +391,7 @@ class Mirror:
         if not result.ok:
             raise _failure(result, url, "asking")
         refs = {ref: oid for oid, _, ref in (line.partition("\t") for line in result.out.splitlines())}
-        for ref in _refs(branch):
+        for ref in refs_of(branch):
             if ref in refs:
                 return valid_commit(refs[ref])
         raise Refused("git-ref-missing", f"{redact_url(url)} has no branch {branch}", hint="Check the branch's name.")
@@ -503,7 +422,7 @@ class Mirror:
 
     def _fetch_ref(self, url: str, branch: str) -> str | None:
         for kind in ("heads", "tags"):
-            target = f"refs/lightship/{kind}/{_flat(branch)}"
+            target = f"refs/lightship/{kind}/{flat(branch)}"
             if self._fetch(url, [f"+refs/{kind}/{branch}:{target}"]):
                 return self.read("rev-parse", "--verify", "--quiet", f"{target}^{{commit}}").out.strip()
         return None
@@ -526,13 +445,13 @@ class Mirror:
         env = {**self._remote_env, **way.env}
         # Not with the lock: ssh may leave a connection open in the background, for the next one.
         result = self._run(command, env=env, timeout=self._timeout, inherit=())
-        if not result.ok and not result.timed_out and _LOCKED.search(result.err):
+        if not result.ok and not result.timed_out and LOCKED.search(result.err):
             # A fetch that outlived its killed agent made a lock after we had looked.
             self.clean()
             result = self._run(command, env=env, timeout=self._timeout, inherit=())
         if result.ok:
             return True
-        if not result.timed_out and _NO_REF.search(result.err):
+        if not result.timed_out and NO_REF.search(result.err):
             return False
         raise _failure(result, url, "fetching from")
 
@@ -558,34 +477,24 @@ class Mirror:
         fetched and not the size of the repository. A git without it (before 2.33) repacks all, as ``gc`` does. Never in
         the background: the service's lock is to cover every git that runs. What goes wrong is tried again next time.
         """
-        if sum(1 for _ in (self._repo / "objects" / "pack").glob("*.pack")) <= MANY_PACKS:
+        if not many_packs(self._repo):
             return
         fail_point("mirror.maintain")
-        command = self.command()
-        united = self._run(
-            [*command, "repack", "--geometric=2", "-d", "-q"], env=self._local_env, timeout=self._timeout
-        )
+        united = self._run(repack_command(self._repo), env=self._local_env, timeout=self._timeout)
         if united.status == _USAGE:
-            self._run([*command, "gc", "--quiet"], env=self._local_env, timeout=self._timeout)
+            self._run(self.command("gc", "--quiet"), env=self._local_env, timeout=self._timeout)
 
     def clean(self) -> None:
         """Remove what killed git processes left. The service's lock guarantees that no other git of ours runs, except
         one that outlived its agent: that one is ended first."""
         fail_point("mirror.clean")
-        left = [path for path in self._leftovers() if path.name.endswith(".lock")]
+        left = [path for path in leftovers(self._repo) if path.name.endswith(".lock")]
         if left:
             _end_orphans(self._repo)
-        for path in self._leftovers():
+        for path in leftovers(self._repo):
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 path.unlink()
-
-    def _leftovers(self) -> Iterator[Path]:
-        yield from self._repo.glob("*.lock")
-        yield from (self._repo / "objects" / "info").glob("*.lock")
-        pack = self._repo / "objects" / "pack"
-        for pattern in ("tmp_*", ".tmp-*", "*.keep", "*.lock"):
-            yield from pack.glob(pattern)
-        yield from (self._repo / "refs").rglob("*.lock")
+        system.remove_tree(self._repo / INCOMING)
 
 
 def _end_orphans(repo: Path) -> None:

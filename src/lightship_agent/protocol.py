@@ -14,6 +14,13 @@ and it ends every request with exactly one of::
     {"id": 1, "result": {...}}
     {"id": 1, "error": {"outcome": "...", "code": "...", "message": "...", "hint": "...", "detail": {...}}}
 
+``receive`` brings the objects of a commit over the conversation itself, where the server is not to ask the git host.
+Each request names the commit and a ``part``: ``ask`` (answered with ``has``, and ``commits``: what a pack may build
+upon), ``begin`` with the ``size`` of a pack in bytes, ``data`` with the next piece of it in base64 (at most
+``MAX_PIECE`` bytes before that), and ``end``, at which the pack is proven and the commit is there. A controller need
+not wait for the answer to one part before it sends the next; after a part that failed, all up to the next ``begin``
+fail.
+
 ``outcome`` is one of ``OUTCOMES``. The end of the input means *abort*: before ``activate`` everything is undone, after
 it the agent finishes by itself (verify, then commit or revert) and writes the outcome to its journal.
 
@@ -30,6 +37,8 @@ __all__ = [
     "ALIVE",
     "LOCKING_OPERATIONS",
     "MAX_LINE",
+    "MAX_PIECE",
+    "MOST_HAVES",
     "OPERATIONS",
     "OUTCOMES",
     "SILENCE",
@@ -45,12 +54,17 @@ ALIVE = b"alive"
 SILENCE = 30.0
 DEEPEST = 40
 
+MAX_PIECE = 512 * 1024
+"""A piece of a pack has at most so many bytes."""
+MOST_HAVES = 200
+"""So many commits a server names at most that a pack may build upon."""
+
 OUTCOMES = ("failed", "usage", "refused", "reverted", "degraded", "locked")
 
 LOCKING_OPERATIONS = ("build", "pull", "prepare", "activate", "verify", "commit", "revert", "abort")
 """What needs the service's lock: ``hello`` must have been sent with ``lock: true``."""
 
-OPERATIONS = ("hello", "inspect", *LOCKING_OPERATIONS, "status", "logs", "exec", "bye")
+OPERATIONS = ("hello", "receive", "inspect", *LOCKING_OPERATIONS, "status", "logs", "exec", "bye")
 
 
 def encode(message: Dict[str, Any]) -> bytes:

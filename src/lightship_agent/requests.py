@@ -1,5 +1,6 @@
 """The arguments of the operations, read by allow-list: a wrong one is a ``ProtocolError`` before anything happens."""
 
+import base64
 import re
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
@@ -8,11 +9,14 @@ from lightship_agent.container import ContainerSettings
 from lightship_agent.errors import ProtocolError
 from lightship_agent.health import HealthCheck
 from lightship_agent.names import printable, valid_commit
+from lightship_agent.protocol import MAX_PIECE
 from lightship_agent.release import shared_paths
 
-__all__ = ["Check", "Migration", "PrepareRequest", "Reader"]
+__all__ = ["Check", "Migration", "PrepareRequest", "Reader", "ReceiveRequest"]
 
 KINDS = ("code", "container", "full")
+PARTS = ("ask", "begin", "data", "end")
+LARGEST_PACK = 1 << 40
 RELOADS = ("swap", "touch", "chain")
 APP = re.compile(r"(?=.{1,255}\Z)[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?")
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._/:@-]{0,300}")
@@ -215,6 +219,37 @@ class PrepareRequest:
             env=Reader(inner, "container.").environment("env") if inner and "env" in inner else None,
             secrets=Reader(inner, "container.").texts("secrets") if inner else (),
         )
+
+
+@dataclass(frozen=True)
+class ReceiveRequest:
+    """One part of ``receive``."""
+
+    part: str
+    commit: str
+    size: int
+    data: bytes
+
+    @classmethod
+    def parse(cls, args: Mapping[str, Any]) -> "ReceiveRequest":
+        """From the protocol's JSON."""
+        read = Reader(args)
+        return cls(
+            part=read.choice("part", PARTS),
+            commit=valid_commit(args.get("commit")),
+            size=read.whole("size", 0, 0, LARGEST_PACK),
+            data=_decoded(read.text("data", "")),
+        )
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        found = base64.b64decode(text.encode("ascii"), validate=True)
+    except (ValueError, UnicodeEncodeError):
+        raise _wrong("data", text, "is not base64") from None
+    if len(found) > MAX_PIECE:
+        raise ProtocolError("bad-value", f"data: a piece has at most {MAX_PIECE} bytes")
+    return found
 
 
 def _is_status(value: Any) -> bool:

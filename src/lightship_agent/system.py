@@ -174,6 +174,7 @@ def run(  # noqa: PLR0913 (all but one by name)
     env: Mapping[str, str] | None = None,
     timeout: float = 60.0,
     input: bytes | None = None,
+    input_file: int | None = None,
     hold_input: bool = False,
     on_line: OnLine | None = None,
     meanwhile: Callable[[], None] | None = None,
@@ -184,8 +185,9 @@ def run(  # noqa: PLR0913 (all but one by name)
     """Run a program to its end, in a process group of its own, which is killed whole after ``timeout`` seconds.
 
     ``env`` replaces the environment. Each stream keeps at most about ``max_output`` bytes (head and tail, with a marker
-    between, and ``truncated`` set). ``on_line`` hears each line as it comes; ``meanwhile`` is called a few times a
-    second and may raise, which ends the program. With ``hold_input`` the program's input is open and silent for as long
+    between, and ``truncated`` set). The program reads ``input``, or a file whose descriptor is ``input_file``.
+    ``on_line`` hears each line as it comes; ``meanwhile`` is called a few times a second and may raise, which ends the
+    program. With ``hold_input`` the program's input is open and silent for as long
     as this process lives, so that it can notice our end. ``inherit`` are descriptors that
     it keeps open: a lock on one of them lasts as long as the program, even when this process is killed before.
     """
@@ -194,7 +196,7 @@ def run(  # noqa: PLR0913 (all but one by name)
         argv,
         cwd=cwd,
         env=env,
-        stdin=subprocess.DEVNULL if input is None and not hold_input else subprocess.PIPE,
+        stdin=_given(input, input_file, hold=hold_input),
         umask=umask,
         inherit=inherit,
     )
@@ -226,6 +228,12 @@ def run(  # noqa: PLR0913 (all but one by name)
         timed_out=not ended,
         truncated=bool(out.dropped or err.dropped),
     )
+
+
+def _given(data: bytes | None, file: int | None, *, hold: bool) -> int:
+    if file is not None:
+        return file
+    return subprocess.DEVNULL if data is None and not hold else subprocess.PIPE
 
 
 def _start(

@@ -46,6 +46,7 @@ VARIABLES: list[Any] = [*TABLE, {"A=1\nLD_PRELOAD": "/x.so"}, {"A": "1\nLD_PRELO
 GOOD: dict[str, dict[str, Any]] = {
     "hello": {"protocol": 1, "service": "shop", "root": "ROOT", "container": "shop", "who": "a", "why": "b",
               "lock": False, "wait": 0, "take_over": False},
+    "receive": {"part": "begin", "commit": COMMIT, "size": 5, "data": "aGVsbG8="},
     "inspect": {"repository": "/nowhere/r.git", "ref": "main", "commit": COMMIT, "infra": ["Dockerfile"],
                 "migrations": ["**/migrations/*.py"], "env": {"A": "1"}},
     "build": {"commit": COMMIT, "tag": "x:1", "dockerfile": "Dockerfile", "context": ".", "args": {"A": "b"},
@@ -67,7 +68,9 @@ GOOD: dict[str, dict[str, Any]] = {
 WRONG: dict[str, dict[str, list[Any]]] = {
     "hello": {"protocol": ["1", None, 2, [], {}, 1.5], "service": [*NAME, None, ""], "root": [*NAME, "/a/../b", "x"],
               "container": NAME, "who": TEXT, "why": TEXT, "lock": FLAG, "wait": SECONDS, "take_over": FLAG},
-    "inspect": {"repository": [*NAME, None, "", "ext::sh -c x", "ssh://-oProxyCommand=x/y", "http://u:p@h/r"],
+    "receive": {"part": [*NAME, None, "", "ask "], "commit": [*NAME, None, "", "HEAD", "A" * 40],
+                "size": [*WHOLE, 2**41], "data": [*TEXT, "x", "aGVsbG8", "aGVsbG8=\n", "\u0661aaa", "-_-_"]},
+    "inspect": {"repository": [*NAME, "", "ext::sh -c x", "ssh://-oProxyCommand=x/y", "http://u:p@h/r"],
                 "ref": [*NAME, "", "--upload-pack=x", "+refs/*:refs/*"], "commit": [*NAME, "", "HEAD", "A" * 40],
                 "infra": TEXTS, "migrations": TEXTS, "env": VARIABLES},
     "build": {"commit": [*NAME, None], "tag": [*NAME, None, "--privileged"],

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from lightship_agent.errors import Refused
-from lightship_agent.git import MANY_PACKS, Mirror
+from lightship_agent.git import Mirror
+from lightship_agent.gitcommand import MANY_PACKS
 from lightship_agent.paths import ServicePaths
 from support.engine import Engine
 from support.promises import refused, unchanged, works

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightship_agent.git import MANY_PACKS
+from lightship_agent.gitcommand import MANY_PACKS
 from support.engine import Engine, ensure
 from support.load import LoadReport
 from support.site import Site

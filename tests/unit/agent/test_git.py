@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lightship_agent import git
+from lightship_agent import git, gitcommand
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.git import Mirror
 from lightship_agent.paths import ServicePaths
@@ -76,26 +76,26 @@ def mirror(paths: ServicePaths) -> Mirror:
 
 
 def test_commands_keep_outside_words_behind_the_options() -> None:
-    command = git.fetch_command(Path("/m"), "URL", ["+refs/heads/x:refs/y"])
+    command = gitcommand.fetch_command(Path("/m"), "URL", ["+refs/heads/x:refs/y"])
     assert command[-3:] == ["--", "URL", "+refs/heads/x:refs/y"]
     assert not any(word.startswith("--depth") for word in command)
     assert "core.hooksPath=/dev/null" in command
-    command = git.ls_remote_command(Path("/m"), "URL", "main")
+    command = gitcommand.ls_remote_command(Path("/m"), "URL", "main")
     assert command[command.index("--") + 1] == "URL"
 
 
 def test_the_environment_is_gits_own() -> None:
     base = {"PATH": "/bin", "GIT_DIR": "/evil", "GIT_CONFIG_COUNT": "1", "GIT_SSH_COMMAND": "mine"}
-    env = git.environment(base, remote=True)
+    env = gitcommand.environment(base, remote=True)
     assert "GIT_DIR" not in env
     assert "GIT_CONFIG_COUNT" not in env
     assert "GIT_CONFIG_GLOBAL" not in env
     assert env["GIT_SSH_COMMAND"] == "mine"
     assert env["GIT_TERMINAL_PROMPT"] == "0"
-    env = git.environment({}, remote=True)
+    env = gitcommand.environment({}, remote=True)
     assert "StrictHostKeyChecking=yes" in env["GIT_SSH_COMMAND"]
     assert "BatchMode=yes" in env["GIT_SSH_COMMAND"]
-    assert git.environment({}, remote=False)["GIT_CONFIG_GLOBAL"] == "/dev/null"
+    assert gitcommand.environment({}, remote=False)["GIT_CONFIG_GLOBAL"] == "/dev/null"
 
 
 def test_a_branch_is_fetched_whole_and_once(origin: Origin, mirror: Mirror, paths: ServicePaths) -> None:
@@ -264,7 +264,7 @@ def test_what_a_killed_git_left_is_no_obstacle(origin: Origin, mirror: Mirror, p
 def test_a_git_that_outlived_its_agent_is_ended(origin: Origin, mirror: Mirror, paths: ServicePaths) -> None:
     origin.commit({"a": "1"})
     mirror.create()
-    command = git.local(paths.repo, "cat-file", "--batch")
+    command = gitcommand.local(paths.repo, "cat-file", "--batch")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENV) as orphan:
         assert orphan.stdin is not None and orphan.stdout is not None
         orphan.stdin.write(b"HEAD\n")
@@ -363,7 +363,7 @@ def test_many_blobs_come_from_one_process(origin: Origin, mirror: Mirror) -> Non
 def test_many_packs_are_united_and_nothing_is_lost(
     origin: Origin, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, old_git: bool
 ) -> None:
-    monkeypatch.setattr(git, "MANY_PACKS", 3)
+    monkeypatch.setattr(gitcommand, "MANY_PACKS", 3)
     if old_git:
         # A git that does not know the option ends with the status of wrong usage.
         command = mirror.command()
