@@ -488,10 +488,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class StepTiming:
-    """How long a step took on a server."""
+    """How long a step took on a server, and how much was sent there for it, where something was."""
 
     name: str
     seconds: float
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

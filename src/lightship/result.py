@@ -99,6 +99,8 @@ class PlanResult:
     subject: str
     kind: Kind
     plans: tuple[tuple[str, Plan], ...]
+    source: str = ""
+    """How the code comes to the servers: ``pull`` or ``push``; empty where none has to come."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ import pytest
 from lightship.config.repository import Repository
 from lightship.config.rules import RuleError
 from lightship.errors import RefusedError
-from lightship.source.remote import credential_environment, ls_remote_command, resolve
-from lightship_agent import git
+from lightship.source.mirror import SourceMirror
+from lightship.source.remote import Resolved, credential_environment, ls_remote_command, resolve
+from lightship_agent import git, gitcommand
 from lightship_agent.credentials import access
 from lightship_agent.errors import ProtocolError, Refused
 from lightship_agent.paths import ServicePaths
@@ -112,6 +113,27 @@ def test_the_controller_asks_without_a_password_in_any_argument(
     assert watch.found == []
 
 
+def test_the_controller_fetches_without_a_password_in_any_argument_or_file(
+    served: tuple[str, str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, commit, certificate = served
+    store = tmp_path / "stored"
+    (tmp_path / ".gitconfig").write_text(f"[credential]\n\thelper = store --file={store}\n")
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(certificate))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
+    mirror = SourceMirror(Repository(f"https://{USER}:{QUOTED}@{address}"), folder=tmp_path / "mirrors")
+    with ArgumentWatch(PASSWORD, QUOTED, USER + ":", also=("git-remote-http",)) as watch:
+        assert asyncio.run(mirror.bring(Resolved("main", commit, "branch")))
+    assert watch.also_seen
+    assert watch.found == []
+    assert not store.exists(), "another helper was told the password"
+    assert not [one for one in tmp_path.rglob("*") if one.is_file() and PASSWORD.encode() in one.read_bytes()]
+    wrong = SourceMirror(Repository(f"https://{USER}:wr0ng-geheim@{address}"), folder=tmp_path / "others")
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(wrong.bring(Resolved("main", commit, "branch")))
+    assert "wr0ng" not in str(caught.value.as_dict())
+
+
 def test_a_wrong_password_is_refused_and_not_shown(
     served: tuple[str, str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +159,7 @@ def test_a_server_whose_certificate_is_not_known_is_refused(served: tuple[str, s
 
 def test_no_argument_holds_the_credentials() -> None:
     way = access("https://u:tok3n@git.example:8443/a/b.git")
-    command = git.fetch_command(Path("/m"), way.url, ["+refs/heads/x:refs/y"], settings=way.settings)
+    command = gitcommand.fetch_command(Path("/m"), way.url, ["+refs/heads/x:refs/y"], settings=way.settings)
     assert "tok3n" not in " ".join(command)
     assert way.url == "https://git.example:8443/a/b.git"
     assert dict(way.env) == {"LIGHTSHIP_GIT_USER": "u", "LIGHTSHIP_GIT_PASSWORD": "tok3n"}

@@ -11,10 +11,11 @@ from itertools import zip_longest
 
 import pytest
 
-from lightship.transport.failpoints import FAIL_POINTS as CONTROLLERS
+from lightship.failpoints import FAIL_POINTS as CONTROLLERS
 from lightship_agent import actions
 from lightship_agent.failpoints import FAIL_POINTS
 from support.engine import Engine
+from support.torture import CONTROLLERS as CONTROLLERS_OWN
 from support.torture import GAP, IN_CONTAINER, OPERATIONS, Draw, Torture, draw
 
 pytestmark = pytest.mark.timeout(900)
@@ -60,7 +61,7 @@ def sample(points: dict[str, list[str]], operation: str) -> list[Draw]:
 
 def killed_at(point: str) -> str:
     """One process is killed there; the controller's own points are passed once anyway."""
-    return f"{point}=kill" if point.startswith(("ask.", "answered.")) else f"{point}=kill*1"
+    return f"{point}=kill" if point.startswith(CONTROLLERS_OWN) else f"{point}=kill*1"
 
 
 def named(one: Draw) -> set[str]:

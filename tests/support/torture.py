@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightship.failpoints import OWN
 from lightship_agent import container as agent_container
 from lightship_agent import facts
 from lightship_agent.git import Mirror
@@ -67,16 +68,20 @@ def application(environ, start_response):
 """
 WHOLE = r"^(\S+ \S+ \S+)$"
 
-#: Every operation. ``refused`` does not import, ``sick`` fails its health path once it is live, ``image`` builds one,
-#: ``checked`` has a check and migrations, ``shared`` can use no earlier tree, ``pulled`` takes a ready-made image,
-#: ``first`` begins with an empty server. What takes longest comes last.
+#: Every operation. ``refused`` does not import, ``pushed`` is sent by a controller that has none of it yet, ``sick``
+#: fails its health path once it is live, ``image`` builds one, ``checked`` has a check and migrations, ``shared`` can
+#: use no earlier tree, ``pulled`` takes a ready-made image, ``first`` begins with an empty server. What takes longest
+#: comes last.
 OPERATIONS = (
-    "code", "rollback", "refused", "shared", "checked", "sick", "container", "full", "image", "pulled", "first",
+    "code", "rollback", "refused", "pushed", "shared", "checked", "sick", "container", "full", "image", "pulled",
+    "first",
 )  # fmt: skip
 #: One container takes the place of another: without a proxy there is a gap, in which requests fail.
 GAP = frozenset({"container", "full", "image", "pulled", "first"})
 BAD = frozenset({"refused", "sick"})
 IN_CONTAINER = ("docker kill", "supervisord", "keeper", "master", "worker")
+#: Points of the controller's own.
+CONTROLLERS = ("ask.", "answered.", "source.")
 #: Points where the agent's work is done by a child of it.
 IN_CHILD = frozenset({"switch.begin", "instance.stop", "instance.stopped", "current.flip", "current.flipped"})
 
@@ -137,7 +142,7 @@ def draw(seed: int, points: Mapping[str, Sequence[str]], operations: Sequence[st
 
 def _failing(dice: random.Random, points: Sequence[str]) -> str:
     point = dice.choice(list(points))
-    if point.startswith(("ask.", "answered.")):
+    if point.startswith(CONTROLLERS):
         return f"{point}={dice.choice(['kill', 'kill', 'error'])}"
     # An agent that is killed there again and again keeps the controller trying for a minute.
     actions = ["kill*1"] * 11 + ["kill"] + ["error"] * 4 + ["error*1"] * 4
@@ -166,6 +171,7 @@ class Torture:
     def begin(cls, engine: Engine, folder: Path, **options: Any) -> Torture:
         """A service with two releases, deployed."""
         site = Site(engine, folder, **options)
+        site.environment["XDG_CACHE_HOME"] = str(folder / "cache")
         made = cls(site)
         site.configure(keep=2, health={"path": "/health/", "host": "localhost"}, soak=0.1)
         made._code()
@@ -210,8 +216,11 @@ class Torture:
     def _prepare(self, operation: str) -> tuple[list[str], str]:  # noqa: PLR0911 (one for each)
         """Make the operation wanted; its command, and the commit that it is to end with."""
         deploy = ["deploy", "--json"]
-        self.site.configure(checks=[], migrate=None)
+        self.site.configure(checks=[], migrate=None, source="push" if operation == "pushed" else "pull")
         match operation:
+            case "pushed":
+                shutil.rmtree(self.site.folder / "cache" / "lightship" / "mirrors", ignore_errors=True)
+                return deploy, self._code()
             case "rollback":
                 target = self._previous()
                 if target is None:  # after a first deploy
@@ -291,7 +300,9 @@ class Torture:
         ops += [] if operation in BAD else ["commit", "bye"]
         ops += ["build"] if operation in ("container", "full", "image", "first") else []
         ops += ["pull"] if operation == "pulled" else []
+        ops += ["receive"] if operation == "pushed" else []
         mine = [f"{moment}.{op}" for op in ops for moment in ("ask", "answered")]
+        mine += OWN if operation == "pushed" else []
         return [*dict.fromkeys(log.read_text().split()), *mine]
 
     # --- one run
@@ -459,7 +470,7 @@ class Torture:
             # This release has failed, and is known for it: only another one can be wanted.
             command, wanted = ["deploy", "--json"], self._code()
         # An agent whose controller was killed may still be finishing its work.
-        waits = one.victim == "controller" or any(word in one.points + one.second for word in ("ask.", "answered."))
+        waits = one.victim == "controller" or any(word in one.points + one.second for word in CONTROLLERS)
         said = self.site.run(*command, *(["--wait", "60"] if waits else []), timeout=180)
         if said.status == 3 and said.error.get("code") == "no-such-release":
             _must(command[0] == "rollback" and not one.kills_only, f"{one}: a release is gone", said)

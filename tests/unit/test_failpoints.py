@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from lightship import failpoints as controllers
 from lightship.errors import TransportError
-from lightship.transport import failpoints as controllers
 from lightship_agent import failpoints
 from lightship_agent.errors import AgentFailure
 from lightship_agent.protocol import OPERATIONS
@@ -57,8 +57,15 @@ def test_every_module_of_the_agent_that_changes_something_has_fail_points() -> N
 
 
 def test_the_controller_has_one_before_and_one_after_each_operation() -> None:
-    assert set(controllers.FAIL_POINTS) == {f"{moment}.{op}" for op in OPERATIONS for moment in ("ask", "answered")}
+    around = {f"{moment}.{op}" for op in OPERATIONS for moment in ("ask", "answered")}
+    assert set(controllers.FAIL_POINTS) == around | set(controllers.OWN)
     assert not set(controllers.FAIL_POINTS) & registered()
+
+
+def test_every_point_of_the_controllers_own_is_in_its_source() -> None:
+    texts = [path.read_text() for path in Path(controllers.__file__).parent.rglob("*.py")]
+    for name in controllers.OWN:
+        assert any(f'fail_point("{name}")' in text for text in texts), name
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ services:
 
   blog:
     repository: git@git.example:team/blog.git
+    source: push                # servers need no key for the git host, and no way to it
     app: blog.wsgi:application
     ports: ["127.0.0.1:8002:8000"]
     inventory: inventory/hosts.yml     # Ansible's, instead of servers

@@ -299,11 +299,19 @@ class Service(_Model):
     )
     stage: Name | None = Field(None, description="The stage that this is.", examples=["production"])
     repository: Repository = Field(
-        description="Where the code is fetched from, by the server. Credentials in an https address are never shown.",
+        description="Where the code is fetched from: by the servers, or with `source: push` by this machine. "
+        "Credentials in an https address are never shown.",
         examples=["https://git.example/shop.git", "git@git.example:team/shop.git", "/srv/git/shop.git"],
     )
     branch: Annotated[str, rules.BRANCH] = Field(
         "main", description="The branch that is deployed when the command names nothing else.", examples=["release/2.x"]
+    )
+    source: Literal["pull", "push"] = Field(
+        "pull",
+        description="How the code comes to the servers: `pull`, each fetches it from the git host; `push`, this "
+        "machine fetches it and sends each what it lacks over the connection itself, so that servers need no key for "
+        "the git host and no way to it.",
+        examples=["push"],
     )
     servers: tuple[ServerForm, ...] = Field(
         default=("local",),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lightship.errors import LightshipError, RefusedError, UsageError
 from lightship.model import Change, Desired, Plan, short
+from lightship.operations.code import Code, code_for
 from lightship.operations.context import Context, Redactor
 from lightship.operations.fleet import Opened, at_most, opened_sessions, settle
 from lightship.operations.requests import (
@@ -66,13 +67,14 @@ async def plan(context: Context, wanted: Wanted) -> PlanResult:
     _check(wanted)
     known = await _known_ref(context, wanted)
     env = {**context.service.env, **_revealed(await _secrets(context))}
-    try:
-        resolved, planned = await _plan_once(context, known, env, wanted, lock=False)
-    except LightshipError as error:
-        if error.code != "no-lock":
-            raise
-        # The commit is not on a server yet: fetching it there needs the lock, for as long as that takes.
-        resolved, planned = await _plan_once(context, known, env, wanted, lock=True)
+    async with code_for(context) as code:
+        try:
+            resolved, planned = await _plan_once(context, code, known, env, wanted, lock=False)
+        except LightshipError as error:
+            if error.code != "no-lock":
+                raise
+            # The commit is not on a server yet: fetching it there needs the lock, for as long as that takes.
+            resolved, planned = await _plan_once(context, code, known, env, wanted, lock=True)
     change = planned[0].plan.change
     return PlanResult(
         service=context.service.name,
@@ -81,16 +83,17 @@ async def plan(context: Context, wanted: Wanted) -> PlanResult:
         subject=change.subject,
         kind=gravest_kind([one.plan for one in planned]),
         plans=tuple((one.session.server, one.plan) for one in planned),
+        source=context.service.source,
     )
 
 
 async def _plan_once(
-    context: Context, known: Resolved | None, env: Mapping[str, str], wanted: Wanted, *, lock: bool
+    context: Context, code: Code, known: Resolved | None, env: Mapping[str, str], wanted: Wanted, *, lock: bool
 ) -> tuple[Resolved, list[_Planned]]:
     hello = context.hello(why="plan", lock=lock, wait=_PLAN_WAIT if lock else 0.0)
     async with opened_sessions(context, hello, skip=wanted.rolling.skip_unreachable) as opened:
         resolved = known or _from_releases(opened.sessions, wanted.commit or "")
-        return resolved, await _plan_all(context, opened, resolved, env, wanted)
+        return resolved, await _plan_all(context, opened, code, resolved, env, wanted)
 
 
 async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutResult:
@@ -105,7 +108,10 @@ async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutRes
     known = asyncio.create_task(_known_ref(context, wanted))
     secrets = asyncio.create_task(_secrets(context))
     try:
-        async with opened_sessions(context, hello, skip=wanted.rolling.skip_unreachable) as opened:
+        async with (
+            code_for(context, known) as code,
+            opened_sessions(context, hello, skip=wanted.rolling.skip_unreachable) as opened,
+        ):
             resolved = await known
             context.emit(StepDone("", "connect", time.monotonic() - began))
             if resolved is not None and resolved.kind != "commit" and time.monotonic() - began > _STALE_SECONDS:
@@ -114,7 +120,7 @@ async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutRes
             values = await secrets
             redactor.learn(values.values())
             env = {**context.service.env, **_revealed(values)}
-            planned = await _plan_all(context, opened, resolved, env, wanted)
+            planned = await _plan_all(context, opened, code, resolved, env, wanted)
             orders = [_order(context, one, wanted, env, f"{what}") for one in planned]
             result = await finish(context, orders, resolved, started, wanted.rolling, opened.unreachable)
     except LightshipError as error:
@@ -191,7 +197,7 @@ def _revealed(secrets: Mapping[str, Secret]) -> dict[str, str]:
 
 
 async def _plan_all(
-    context: Context, opened: Opened, resolved: Resolved, env: Mapping[str, str], wanted: Wanted
+    context: Context, opened: Opened, code: Code, resolved: Resolved, env: Mapping[str, str], wanted: Wanted
 ) -> list[_Planned]:
     """A plan for each server. One that is lost meanwhile ends the command, or is left out like those before it."""
     args = inspect_args(context.service, resolved.ref, resolved.commit, env)
@@ -199,6 +205,7 @@ async def _plan_all(
 
     async def one(session: Session) -> _Planned | None:
         try:
+            await code.bring(session, resolved)
             answer = await session.call("inspect", args)
         except LightshipError as error:
             if not (wanted.rolling.skip_unreachable and is_unreachable(error)):

@@ -151,7 +151,7 @@ def _request(service: Service) -> dict[str, Any]:
         "service": service.name,
         "ports": ports,
         # Credentials are not sent for a look; a deploy hands them over its own way.
-        "repository": "" if credentials else address,
+        "repository": "" if credentials or service.source == "push" else address,
         "ref": service.branch,
         "health": {
             "port": ports[0],
@@ -233,6 +233,8 @@ def _space(found: Mapping[str, Any], name: str) -> Check:
 
 
 def _git_from_there(git: Mapping[str, Any] | None, service: Service, name: str) -> Check:
+    if service.source == "push":
+        return Check("git from there", "ok", "not needed: the code is sent from here", "", name)
     if git is None:
         return Check("git from there", "unknown", "not asked: the address has credentials", "", name)
     if git.get("status") == 0:

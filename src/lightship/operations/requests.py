@@ -81,9 +81,9 @@ def image_tag(service: str, fingerprint: str) -> str:
 
 
 def inspect_args(service: Service, ref: str, commit: str, env: Mapping[str, str] | None) -> dict[str, Any]:
-    """``inspect``: fetch the commit and say what it would change."""
+    """``inspect``: say what the commit would change, and fetch it first unless it is sent from here."""
     return {
-        "repository": service.repository.reveal(),
+        "repository": None if service.source == "push" else service.repository.reveal(),
         "ref": ref,
         "commit": commit,
         "infra": list(service.infra_globs),

@@ -34,6 +34,8 @@ _ANSI: Mapping[Style, str] = {
     "name": "\x1b[36m",
 }
 _KEPT_LOG = 40
+_KILO = 1024
+_MOST_BYTES = 1 << 60
 
 
 def is_live(stream: TextIO, environment: Mapping[str, str] | None = None) -> bool:
@@ -100,6 +102,19 @@ class SilentProgress(_Quiet):
         """Take an event and leave it."""
 
 
+def sent_words(detail: Mapping[str, Any]) -> str:
+    """How much was sent for a step, if anything was, as ``, 12.3 KiB``."""
+    count = detail.get("bytes")
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MOST_BYTES:
+        return ""
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < _KILO:
+            return f", {size:.1f} {unit}" if unit != "bytes" else f", {count} bytes"
+        size /= _KILO
+    return f", {size:.1f} GiB"
+
+
 def plan_words(plan: Plan) -> str:
     """A plan in one line."""
     return f"{kind_words(plan.kind)}: {'; '.join(printable(why) for why in plan.why)}"
@@ -126,8 +141,8 @@ class PlainProgress(_Quiet):
                     self._say([(where, "name"), (f": {printable(step, 40)} ...", "dim")])
             case StepDone(server="", step=step) if not self._verbose:
                 pass
-            case StepDone(step=step, seconds=seconds):
-                self._say([(where, "name"), (f": {printable(step, 40)} {seconds:.2f} s", "")])
+            case StepDone(step=step, seconds=seconds, detail=detail):
+                self._say([(where, "name"), (f": {printable(step, 40)} {seconds:.2f} s{sent_words(detail)}", "")])
             case StepFailed(step=step, seconds=seconds):
                 if not self._verbose:
                     self._replay(event.server)
@@ -159,6 +174,7 @@ class _Row:
         self.seconds: float | None = None
         self.failed = False
         self.last = ""
+        self.sent = ""
 
 
 class LiveProgress:
@@ -200,6 +216,7 @@ class LiveProgress:
             case StepDone(step=step, seconds=seconds) | StepFailed(step=step, seconds=seconds):
                 row = self._row(event.server, step)
                 row.seconds, row.failed = seconds, isinstance(event, StepFailed)
+                row.sent = sent_words(event.detail)
             case LogLine(text=text):
                 if self._verbose:
                     self._print(printable(text), "dim")
@@ -244,7 +261,7 @@ class LiveProgress:
             cells = [
                 Text(mark, style),
                 Text(title),
-                Text(f"{seconds:.2f} s", "dim"),
+                Text(f"{seconds:.2f} s{row.sent}", "dim"),
                 Text(row.last if running else "", "dim"),
             ]
             if several:

@@ -87,6 +87,8 @@ def plan_lines(result: PlanResult) -> list[Line]:
         (f" {printable(result.subject, 100)}" if result.subject else "", "dim"),
     ]
     lines: list[Line] = [head]
+    if result.source == "push":
+        lines.append([("the code is sent from here; the servers do not ask the git host (source: push)", "dim")])
     # Servers with the same plan share it.
     groups: list[tuple[list[str], list[Line]]] = []
     for server, plan in result.plans:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 from lightship.errors import TransportError
@@ -117,6 +118,22 @@ class Session:
             self.timings.append(StepTiming(step, seconds))
             self._emit(StepDone(self.server, step, seconds))
         return result
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[dict[str, Any]]:
+        """A step that is done from here; what stands in the mapping afterwards is its detail."""
+        detail: dict[str, Any] = {}
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        self._emit(StepStarted(self.server, name))
+        try:
+            yield detail
+        except BaseException:
+            self._emit(StepFailed(self.server, name, clock() - started, detail))
+            raise
+        seconds = clock() - started
+        self.timings.append(StepTiming(name, seconds, detail.get("bytes")))
+        self._emit(StepDone(self.server, name, seconds, detail))
 
     async def bye(self) -> None:
         """End a conversation in which all is said."""

@@ -6,7 +6,6 @@ can be neither an option nor a pattern; a repository only as a ``Repository`` an
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections.abc import Mapping
@@ -17,11 +16,23 @@ from lightship.config.repository import Repository
 from lightship.config.rules import REF, RuleError
 from lightship.config.secrets import Secret, redact
 from lightship.errors import RefusedError, UsageError
+from lightship.source.git import Ran, run
+from lightship_agent.gitcommand import ALLOWED_PROTOCOLS
 
-__all__ = ["Resolved", "check_ref", "git_environment", "is_commit", "ls_remote_command", "parse_ls_remote", "resolve"]
+__all__ = [
+    "Resolved",
+    "check_ref",
+    "git_environment",
+    "helper_settings",
+    "is_commit",
+    "ls_remote_command",
+    "not_read",
+    "parse_ls_remote",
+    "remote_environment",
+    "resolve",
+    "too_slow",
+]
 
-#: Transports that run no program of the URL's choosing.
-ALLOWED_PROTOCOLS = "file:http:https:ssh"
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _MOST = 1024 * 1024
 # The password of a URL is not for the eyes of whoever reads an error.
@@ -64,7 +75,8 @@ def ls_remote_command(repository: Repository, ref: str) -> list[str]:
     if ref.startswith(("refs/heads/", "refs/tags/")):
         names = [ref, f"{ref}^{{}}"]
     address, credentials = repository.access()
-    return ["git", *(_helper_options(address) if credentials else ()), "ls-remote", "--", address, *names]
+    settings = helper_settings(address) if credentials else ()
+    return ["git", *(word for one in settings for word in ("-c", one)), "ls-remote", "--", address, *names]
 
 
 def credential_environment(repository: Repository) -> dict[str, str]:
@@ -73,10 +85,11 @@ def credential_environment(repository: Repository) -> dict[str, str]:
     return dict(zip(("LIGHTSHIP_GIT_USER", "LIGHTSHIP_GIT_PASSWORD"), credentials, strict=True)) if credentials else {}
 
 
-def _helper_options(address: str) -> list[str]:
+def helper_settings(address: str) -> tuple[str, ...]:
+    """git's settings for an address that came with credentials."""
     # The first empties the list of helpers, which might keep what they are told; the second is for this host alone.
     host = "/".join(address.split("/")[:3])
-    return ["-c", "credential.helper=", "-c", f"credential.{host}.helper={_HELPER}"]
+    return "credential.helper=", f"credential.{host}.helper={_HELPER}"
 
 
 def hide_password(text: str) -> str:
@@ -119,7 +132,7 @@ async def resolve(repository: Repository, ref: str, *, timeout: float = 30.0) ->
     check_ref(ref)
     if is_commit(ref):
         return Resolved(ref, ref, "commit")
-    output = await _run(ls_remote_command(repository, ref), repository, timeout)
+    output = await _ask(ls_remote_command(repository, ref), repository, timeout)
     resolved = parse_ls_remote(output, ref)
     if resolved is None:
         raise UsageError(
@@ -130,37 +143,38 @@ async def resolve(repository: Repository, ref: str, *, timeout: float = 30.0) ->
     return resolved
 
 
-async def _run(command: list[str], repository: Repository, timeout: float) -> str:
+async def _ask(command: list[str], repository: Repository, timeout: float) -> str:
+    environment = remote_environment(repository)
+    try:
+        ran = await run(command, environment, timeout=timeout, most=_MOST)
+    except TimeoutError:
+        raise too_slow(repository, timeout) from None
+    if ran.status != 0:
+        raise not_read(repository, ran)
+    return ran.output.decode("utf-8", "replace")
+
+
+def remote_environment(repository: Repository) -> dict[str, str]:
+    """The environment for a git that asks the repository for something."""
+    return {**git_environment(os.environ), **credential_environment(repository)}
+
+
+def too_slow(repository: Repository, seconds: float) -> RefusedError:
+    """The git server took too long."""
+    return RefusedError(
+        f"{repository} did not answer within {seconds:g} s", hint="is the git server reachable?", code="git-timeout"
+    )
+
+
+def not_read(repository: Repository, ran: Ran) -> RefusedError:
+    """git could not read the repository, and said why."""
     shown = str(repository)
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**git_environment(os.environ), **credential_environment(repository)},
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        raise RefusedError("git is not installed here", hint="install git", code="no-git") from error
-    try:
-        async with asyncio.timeout(timeout):
-            output, errors = await process.communicate()
-    except TimeoutError as error:
-        raise RefusedError(
-            f"{shown} did not answer within {timeout:g} s", hint="is the git server reachable?", code="git-timeout"
-        ) from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode != 0:
-        _, credentials = repository.access()
-        words = redact(hide_password(errors.decode("utf-8", "replace").strip()), map(Secret, credentials or ()))[-2000:]
-        last = next((line for line in words.splitlines() if line.startswith(("fatal:", "ERROR:"))), words)
-        raise RefusedError(
-            f"cannot read {shown}: {last.removeprefix('fatal: ')}",
-            hint="try: git ls-remote " + shown,
-            code="git-remote",
-            detail={"stderr": words},
-        )
-    return output[:_MOST].decode("utf-8", "replace")
+    _, credentials = repository.access()
+    words = redact(hide_password(ran.errors.strip()), map(Secret, credentials or ()))[-2000:]
+    last = next((line for line in words.splitlines() if line.startswith(("fatal:", "ERROR:"))), words)
+    return RefusedError(
+        f"cannot read {shown}: {last.removeprefix('fatal: ')}",
+        hint="try: git ls-remote " + shown,
+        code="git-remote",
+        detail={"stderr": words},
+    )

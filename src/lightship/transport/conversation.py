@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from lightship import failpoints
 from lightship.errors import LightshipError, TransportError, error_for
-from lightship.transport import failpoints
 from lightship.transport.base import MAX_LINE, Channel, Transport
 from lightship_agent.protocol import VERSION
 

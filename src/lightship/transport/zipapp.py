@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import importlib.util
 import io
-import os
-import stat
 import sys
 import tempfile
 import time
@@ -19,6 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightship.cache import cache_directory, must_be_ours
 from lightship.errors import LightshipError
 
 __all__ = ["agent_bytes", "agent_file", "agent_hash"]
@@ -91,20 +90,14 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(info, data)
 
 
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
-    return root / "lightship"
-
-
 def agent_file(cache: Path | None = None) -> Path:
     """The zip application as a file in the user's cache, made when it is not there."""
     files = _files()
-    directory = cache or _cache()
+    directory = cache or cache_directory()
     path = directory / f"agent-{agent_hash(files)}.pyz"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _must_be_ours(directory)
+        must_be_ours(directory)
         if path.is_file() and not path.is_symlink():
             return path
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".agent-", delete=False) as file:
@@ -124,13 +117,3 @@ def _forget_old(directory: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
                 old.unlink()
-
-
-def _must_be_ours(directory: Path) -> None:
-    """What lies there is run, often as root: nobody else may be able to write it."""
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise LightshipError(
-            f"{directory} is not a directory that only you can write to",
-            hint=f"run: chmod 700 {directory}, or set XDG_CACHE_HOME to a directory of your own",
-        )

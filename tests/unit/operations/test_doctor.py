@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from lightship.config.load import parse
 from lightship.model import Container, Facts, HistoryEntry, Slot, Worker
-from lightship.operations.doctor import Check, DoctorResult, judge_clock, judge_service
+from lightship.operations.doctor import Check, DoctorResult, _request, judge_clock, judge_examined, judge_service
 from lightship_agent.setup import ls_remote, unfinished
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -59,6 +61,15 @@ def test_a_server_without_the_service_is_only_warned_of() -> None:
 @pytest.mark.parametrize(("there", "state"), [(100.0, "ok"), (96.0, "ok"), (94.0, "wrong"), (107.1, "wrong")])
 def test_the_clock(there: float, state: str) -> None:
     assert judge_clock(100.0, there, 102.0, "web1").state == state
+
+
+@pytest.mark.parametrize(("source", "asked", "state"), [("push", "", "ok"), ("pull", "/srv/git/shop", "wrong")])
+def test_servers_need_the_git_host_only_where_they_fetch_the_code(source: str, asked: str, state: str) -> None:
+    service = parse(json.dumps({"services": {"shop": {"repository": "/srv/git/shop", "source": source}}})).service()
+    assert _request(service)["repository"] == asked
+    answer = {"status": 128, "found": False, "output": "fatal: no way there"} if asked else None
+    checks = judge_examined(service, {"free_bytes": 1 << 40, "free_inodes": 1 << 30, "git": answer}, None, "web1")
+    assert {one.name: one.state for one in checks}["git from there"] == state
 
 
 def test_the_exit_status() -> None:

@@ -33,6 +33,23 @@ def inert(text: str) -> bool:
     return all(character == "\n" or unicodedata.category(character)[0] not in "C" for character in text)
 
 
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, ", 0 bytes"), (812, ", 812 bytes"), (2048, ", 2.0 KiB"), (5 << 20, ", 5.0 MiB"), (3 << 40, ", 3072.0 GiB"),
+     (-1, ""), (True, ""), (10**400, ""), ("x", ""), (None, "")],
+)  # fmt: skip
+def test_a_step_says_how_much_was_sent_for_it(count: object, shown: str) -> None:
+    stream = io.StringIO()
+    PlainProgress("shop", stream)(StepDone("web1", "push", 0.5, {"bytes": count}))
+    assert stream.getvalue() == f"web1: push 0.50 s{shown}\n"
+
+
+def test_a_plan_says_how_the_code_comes() -> None:
+    for source, told in (("push", True), ("pull", False), ("", False)):
+        lines = plan_lines(PlanResult("shop", "main", COMMIT, "", "nothing", (), source))
+        assert any("the code is sent from here" in text for line in lines for text, _ in line) is told
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_inert(text: str) -> None:
     assert inert(printable(text))

@@ -63,6 +63,7 @@ INFRASTRUCTURE: list[tuple[dict[str, Any], list[str]]] = [
 ]
 CODE: list[dict[str, Any]] = [
     {"repository": "/srv/git/other"},
+    {"source": "push"},
     {"branch": "next"},
     {"servers": ["a.example"]},
     {"inventory": "hosts.yml", "hosts": "web"},

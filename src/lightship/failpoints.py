@@ -1,8 +1,9 @@
-"""Named places where a test makes the controller die, stop or fail: before and after each operation of an agent.
+"""Named places where a test makes the controller die, stop or fail: before and after each operation of an agent, and
+around what the controller itself does on this machine.
 
 They do nothing unless the environment holds LIGHTSHIP_TESTING=1, and LIGHTSHIP_FAILPOINTS names them, in the same words
 as the agent's own (``lightship_agent.failpoints``): ``ask.activate=kill,answered.verify=error``; ``ask.hello=kill@2``
-waits for the second time. Both sides pass over the names that are not theirs.
+waits for the second time, ``error*1`` fails once. Both sides pass over the names that are not theirs.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import signal
 from lightship.errors import TransportError
 from lightship_agent.protocol import OPERATIONS
 
-__all__ = ["FAIL_POINTS", "answered", "ask"]
+__all__ = ["FAIL_POINTS", "OWN", "answered", "ask", "fail_point"]
 
-FAIL_POINTS = tuple(f"{moment}.{op}" for op in OPERATIONS for moment in ("ask", "answered"))
+OWN = ("source.create", "source.fetch", "source.fetched", "source.pack")
+"""The mirror on the controller: it is about to get its name; a fetch into it is about to run, and ended well; a pack is
+about to be made."""
+
+FAIL_POINTS = (*(f"{moment}.{op}" for op in OPERATIONS for moment in ("ask", "answered")), *OWN)
 """All of them; ``ask.<operation>`` is right before it is sent, ``answered.<operation>`` right after its answer came."""
 
 
@@ -24,15 +29,16 @@ _times: dict[str, int] = {}
 
 def ask(op: str) -> None:
     """An operation is about to be sent."""
-    _fail_point(f"ask.{op}")
+    fail_point(f"ask.{op}")
 
 
 def answered(op: str) -> None:
     """An operation was answered."""
-    _fail_point(f"answered.{op}")
+    fail_point(f"answered.{op}")
 
 
-def _fail_point(name: str) -> None:
+def fail_point(name: str) -> None:
+    """Die, stop or fail here if the test said so."""
     if os.environ.get("LIGHTSHIP_TESTING") != "1":
         return
     if name not in FAIL_POINTS:
@@ -43,9 +49,12 @@ def _fail_point(name: str) -> None:
         action, _, number = words.partition("@")
         if point != name or _times[name] < int(number or 1):
             continue
-        if action in ("kill", "stop"):
-            os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
-        elif action == "error":
+        kind, _, limit = action.partition("*")
+        if kind in ("kill", "stop"):
+            os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+        elif kind == "error":
+            if limit and _times[name] - int(number or 1) >= int(limit):
+                continue
             raise TransportError(f"the fail point {name} was hit", code="fail-point")
         else:
             raise LookupError(f"the fail point {name} has no action {action!r}")

@@ -1,0 +1,248 @@
+"""The mirror on the controller: what is fetched, what packs are made of it, that nothing blocks the next command."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from lightship.config.repository import Repository as Address
+from lightship.errors import LightshipError, RefusedError
+from lightship.source import mirror as mirrors
+from lightship.source.mirror import SourceMirror
+from lightship.source.remote import Resolved
+from lightship_agent import gitcommand
+from support.repo import Repository, git
+
+_T = TypeVar("_T")
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    return asyncio.run(work)
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "origin")
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, origin: Repository) -> SourceMirror:
+    return SourceMirror(Address(str(origin.remote)), folder=tmp_path / "cache" / "mirrors")
+
+
+def branch(commit: str, ref: str = "main") -> Resolved:
+    return Resolved(ref, commit, "branch")
+
+
+def in_pack(data: bytes) -> int:
+    """How many objects a pack has."""
+    assert data[:4] == b"PACK"
+    return int.from_bytes(data[8:12], "big")
+
+
+def test_a_commit_is_fetched_once_and_kept_for_its_user_alone(origin: Repository, mirror: SourceMirror) -> None:
+    commit = origin.commit("first", {"a": "1"})
+    assert not run(mirror.has(commit))
+    assert run(mirror.bring(branch(commit)))
+    assert run(mirror.has(commit))
+    assert (mirror.path.stat().st_mode & 0o777, mirror.path.parent.stat().st_mode & 0o777) == (0o700, 0o700)
+    # What is there costs no connection: the repository may be gone.
+    origin.remote.rename(origin.remote.with_name("gone"))
+    assert not run(mirror.bring(branch(commit)))
+
+
+def test_branches_tags_and_commits_however_they_are_named(origin: Repository, mirror: SourceMirror) -> None:
+    first = origin.commit("first", {"a": "1"})
+    git(origin.tree, "tag", "-a", "-m", "one", "v1")
+    git(origin.tree, "push", "-q", "origin", "v1")
+    second = origin.commit("second", {"a": "2"})
+    git(origin.tree, "push", "-q", "origin", "HEAD:refs/heads/feature/x")
+    run(mirror.bring(Resolved("v1", first, "tag")))
+    assert not run(mirror.has(second))
+    run(mirror.bring(Resolved("refs/heads/feature/x", second, "branch")))
+    third = origin.commit("third", {"a": "3"})
+    run(mirror.bring(Resolved("main", third, "commit")))
+    for commit in (first, second, third):
+        assert run(mirror.has(commit))
+
+
+def test_a_branch_that_moved_on_meanwhile_and_one_that_was_rewritten(origin: Repository, mirror: SourceMirror) -> None:
+    base = origin.commit("base", {"a": "0"})
+    old = origin.commit("old", {"a": "1"})
+    origin.commit("newer", {"a": "2"})
+    run(mirror.bring(branch(old)))
+    git(origin.tree, "reset", "-q", "--hard", base)
+    new = origin.commit("rewritten", {"a": "3"})
+    run(mirror.bring(branch(new)))
+    assert run(mirror.has(old))
+    with pytest.raises(RefusedError) as caught:
+        run(mirror.bring(branch("c" * 40)))
+    assert caught.value.code == "git-ref-missing"
+
+
+def test_a_pack_has_what_is_lacking_and_no_more(origin: Repository, mirror: SourceMirror) -> None:
+    text = "".join(f"{random.Random(number).random()}\n" for number in range(5000))
+    first = origin.commit("first", {"big": text, "b": "1"})
+    second = origin.commit("second", {"big": text + "one line more\n"})
+    run(mirror.bring(branch(second)))
+
+    async def go() -> None:
+        whole = await mirror.pack(second, ())
+        thin = await mirror.pack(second, (first,))
+        with whole.file, thin.file:
+            assert whole.size > 30_000
+            assert thin.size < 500
+            assert in_pack(thin.piece(0, thin.size)) == 3  # a commit, a tree, a blob
+            assert thin.piece(4, 4) == (2).to_bytes(4, "big")
+            assert len(thin.piece(0, 10_000_000)) == thin.size
+
+    run(go())
+    assert sorted(path.suffix for path in mirror.path.parent.iterdir()) == [".git", ".lock"], "a pack has no name"
+
+
+def test_a_pack_builds_upon_what_is_known_here_and_on_nothing_twice(origin: Repository, mirror: SourceMirror) -> None:
+    commits = [origin.commit(str(number), {"a": str(number)}) for number in range(4)]
+    git(origin.tree, "checkout", "-q", "--orphan", "other")
+    other = origin.commit("other", {"b": "1"}, push=False)
+    git(origin.tree, "push", "-q", "origin", "HEAD:refs/heads/other")
+    run(mirror.bring(branch(commits[3])))
+    run(mirror.bring(branch(other, "other")))
+    blob = git(origin.remote, "rev-parse", f"{commits[0]}:a")
+    assert run(mirror.basis([commits[0], "d" * 40, commits[2], commits[1], other, blob])) == tuple(
+        sorted((commits[2], other))
+    )
+    assert run(mirror.basis(["d" * 40])) == ()
+    assert run(mirror.basis([])) == ()
+
+
+def test_one_mirror_for_an_address_whatever_its_credentials(tmp_path: Path) -> None:
+    paths = {
+        SourceMirror(Address(text), folder=tmp_path).path
+        for text in ("https://a:geheim@git.example/x.git", "https://git.example/x.git", "https://b@git.example/x.git")
+    }
+    assert len(paths) == 1
+    assert paths != {SourceMirror(Address("https://git.example/y.git"), folder=tmp_path).path}
+    assert "geheim" not in str(paths)
+
+
+def test_two_commands_at_once_fetch_one_after_the_other(
+    origin: Repository, mirror: SourceMirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "_TELL_SECONDS", 0.05)
+    told: list[str] = []
+    commit = origin.commit("first", {"a": "1"})
+    twin = SourceMirror(Address(str(origin.remote)), folder=mirror.path.parent, tell=told.append)
+    mirror.path.parent.mkdir(parents=True)
+    holder = os.open(mirror.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+
+    async def go() -> list[bool]:
+        tasks = [asyncio.create_task(one.bring(branch(commit))) for one in (twin, mirror)]
+        await asyncio.sleep(0.3)
+        assert not any(task.done() for task in tasks)
+        os.close(holder)
+        return await asyncio.gather(*tasks)
+
+    assert sorted(run(go())) == [False, True]
+    assert len(told) == 1
+    monkeypatch.setattr(mirrors, "_LOCK_SECONDS", 0.1)
+    holder = os.open(mirror.path.with_suffix(".lock"), os.O_RDWR)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    with pytest.raises(RefusedError) as caught:
+        run(mirror.bring(branch(origin.commit("second", {"a": "2"}))))
+    os.close(holder)
+    assert caught.value.code == "source-locked"
+
+
+@pytest.mark.parametrize("point", ["source.create", "source.fetch", "source.fetched"])
+def test_a_killed_command_leaves_nothing_that_blocks_the_next(
+    origin: Repository, mirror: SourceMirror, point: str
+) -> None:
+    commit = origin.commit("first", {"a": "1"})
+    program = (
+        "import asyncio, sys, pathlib\n"
+        "from lightship.source.mirror import SourceMirror\nfrom lightship.source.remote import Resolved\n"
+        "from lightship.config.repository import Repository\n"
+        "mirror = SourceMirror(Repository(sys.argv[1]), folder=pathlib.Path(sys.argv[2]))\n"
+        "asyncio.run(mirror.bring(Resolved('main', sys.argv[3], 'branch')))\n"
+    )
+    command = [sys.executable, "-c", program, str(origin.remote), str(mirror.path.parent), commit]
+    env = {**os.environ, "LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": f"{point}=kill"}
+    assert subprocess.run(command, env=env, check=False).returncode == -9
+    for name in ("objects/pack/tmp_pack_x", "packed-refs.lock", "refs/x.lock"):
+        if mirror.path.exists():
+            (mirror.path / name).write_bytes(b"x")
+    assert run(mirror.bring(branch(commit))) == (point != "source.fetched")
+    again = origin.commit("second", {"a": "2"})
+    assert run(mirror.bring(branch(again)))
+    assert not list(gitcommand.leftovers(mirror.path))
+
+
+def test_a_fetch_that_is_given_up_ends_with_all_its_processes(
+    mirror: SourceMirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "ssh"
+    program.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec sleep 100\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(program))
+    slow = SourceMirror(Address("ssh://git.example/x.git"), folder=mirror.path.parent)
+
+    async def go() -> None:
+        task = asyncio.create_task(slow.bring(branch("a" * 40)))
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+            assert not task.done(), task.exception()
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 20)
+
+    run(go())
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_many_packs_are_united(origin: Repository, mirror: SourceMirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gitcommand, "MANY_PACKS", 3)
+    commits = []
+    for number in range(6):
+        commits.append(origin.commit(str(number), {"a": str(number)}))
+        run(mirror.bring(branch(commits[-1])))
+    assert len(list((mirror.path / "objects" / "pack").glob("*.pack"))) <= 4
+    for commit in commits:
+        assert run(mirror.has(commit))
+
+
+def test_what_is_wrong_is_told_with_what_to_do(
+    origin: Repository, mirror: SourceMirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = origin.commit("first", {"a": "1"})
+    nowhere = SourceMirror(Address(str(tmp_path / "none.git")), folder=mirror.path.parent)
+    with pytest.raises(RefusedError) as caught:
+        run(nowhere.bring(branch(commit)))
+    assert caught.value.code == "git-remote"
+    mirror.path.parent.chmod(0o777)
+    with pytest.raises(LightshipError, match="only you can write to"):
+        run(mirror.bring(branch(commit)))
+    mirror.path.parent.chmod(0o700)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(RefusedError, match="cannot keep the code") as caught:
+        run(SourceMirror(Address(str(origin.remote)), folder=blocked / "x").bring(branch(commit)))
+    assert "XDG_CACHE_HOME" in caught.value.hint
+    monkeypatch.setattr(mirrors, "_FETCH_SECONDS", 0.0)
+    with pytest.raises(RefusedError) as caught:
+        run(mirror.bring(branch(commit)))
+    assert caught.value.code == "git-timeout"
