@@ -2,7 +2,7 @@
 
 They do nothing unless the environment holds LIGHTSHIP_TESTING=1, and LIGHTSHIP_FAILPOINTS names them, in the same words
 as the agent's own (``lightship_agent.failpoints``): ``ask.activate=kill,answered.verify=error``; ``ask.hello=kill@2``
-waits for the second time. Both sides pass over the names that are not theirs.
+waits for the second time, and ``ask.hello=stop*1`` happens once. Both sides pass over the names that are not theirs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def _fail_point(name: str) -> None:
     for entry in os.environ.get("LIGHTSHIP_FAILPOINTS", "").split(","):
         point, _, words = entry.strip().partition("=")
         action, _, number = words.partition("@")
-        if point != name or _times[name] < int(number or 1):
+        action, _, limit = action.partition("*")
+        due = _times[name] - int(number or 1)
+        if point != name or due < 0 or (limit and due >= int(limit)):
             continue
         if action in ("kill", "stop"):
             os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
