@@ -1,13 +1,13 @@
 """The arguments of the operations, read by allow-list: a wrong one is a ``ProtocolError`` before anything happens."""
 
 import re
-from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from lightship_agent.container import ContainerSettings
 from lightship_agent.errors import ProtocolError
 from lightship_agent.health import HealthCheck
 from lightship_agent.names import printable, valid_commit
+from lightship_agent.records import dataclass
 from lightship_agent.release import shared_paths
 
 __all__ = ["Check", "Migration", "PrepareRequest", "Reader"]
