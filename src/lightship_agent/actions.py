@@ -3,8 +3,6 @@
 import fcntl
 import os
 import re
-import shutil
-import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ from lightship_agent.container import LABEL_ROOT, Engine, build_command, exec_co
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror, glob_match
-from lightship_agent.infra import infra_at, infra_from
+from lightship_agent.infra import infra_of_both
 from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
@@ -89,6 +87,11 @@ class Actions:
             if self._lock is not None:
                 self._lock.at_work(False)
 
+    def left_alone(self) -> None:
+        """Nobody asks any more; whoever waits for the lock may know that it is given back soon. From any thread."""
+        if self._lock is not None:
+            self._lock.left_alone()
+
     def clean(self, told: Any) -> Any:
         """What is told, without the service's secrets."""
         return self._redaction.clean(told)
@@ -150,10 +153,17 @@ class Actions:
                     "event": "step",
                     "step": "lock",
                     "state": "start",
-                    "detail": {"who": holder.who, "why": holder.why, "since": holder.since},
+                    "detail": {
+                        "who": holder.who,
+                        "why": holder.why,
+                        "since": holder.since,
+                        "left_alone": holder.left_alone,
+                    },
                 }
             ),
         )
+        if self._called_off():
+            self._lock.left_alone()
         pending = self._journal.pending()
         if pending is None:
             releases.clean_unfinished(self._known_paths)
@@ -240,11 +250,10 @@ class Actions:
             with self._step("fetch"), self._mirror_lock():
                 require_space(self._known_paths.home, "a fetch")
                 commit = self._mirror.fetch(url, ref, commit)
-        live = releases.current_commit(self._known_paths)
-        if live and not self._mirror.has_commit(live):
-            live = None
+        live, compared = self._compared(releases.current_commit(self._known_paths), commit, migrations)
         info = self._mirror.commit_info(commit)
-        infra = infra_at(self._known_paths, self._mirror, commit, globs, keep=self._lock is not None)
+        keep = self._lock is not None
+        infra, infra_live = infra_of_both(self._known_paths, self._mirror, commit, live, globs, keep=keep)
         answer: Dict[str, Any] = {
             "commit": commit,
             "subject": info.subject,
@@ -252,10 +261,10 @@ class Actions:
             "time": info.time,
             "live": live,
             "infra": infra,
+            "infra_live": infra_live,
             "env_changed": args.get("env") is not None and self._env_changed(env),
         }
-        infra_live = infra_from(self._mirror, commit, infra, live, globs) if live and live != commit else infra
-        return {**answer, "infra_live": infra_live if live else None, **self._compared(live, commit, migrations)}
+        return {**answer, **compared}
 
     def _receive(self, args: Mapping[str, Any]) -> Dict[str, Any]:
         """Take a commit's objects from the controller."""
@@ -265,16 +274,27 @@ class Actions:
             self._receiver.forget()
             raise
 
-    def _compared(self, live: Optional[str], commit: str, migrations: Sequence[str]) -> Dict[str, Any]:
+    def _compared(
+        self, live: Optional[str], commit: str, migrations: Sequence[str]
+    ) -> "tuple[Optional[str], Dict[str, Any]]":
+        """What lies between the live release and the commit. A mirror that was made anew may lack the live one."""
         if live is None or live == commit:
-            return {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0, "migrations": []}
+            nothing = {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0, "migrations": []}
+            return live, nothing
+        try:
+            return live, self._between(live, commit, migrations)
+        except AgentFailure:
+            if self._mirror.has_commit(live):
+                raise
+            return self._compared(None, commit, migrations)
+
+    def _between(self, live: str, commit: str, migrations: Sequence[str]) -> Dict[str, Any]:
         files = self._mirror.changed(live, commit)
-        commits = self._mirror.log(live, commit, COMMITS_SHOWN)
-        count = len(commits) if len(commits) < COMMITS_SHOWN else self._mirror.count(live, commit)
+        between = self._mirror.log(live, commit, COMMITS_SHOWN)
         return {
-            "commits": [{"commit": one.commit, "subject": one.subject} for one in commits],
-            "count": count,
-            "ahead": self._mirror.is_ancestor(live, commit),
+            "commits": [{"commit": one.commit, "subject": one.subject} for one in between.commits],
+            "count": between.count,
+            "ahead": between.ahead,
             "files": [{"status": one.status, "path": one.path} for one in files[:FILES_SHOWN]],
             "files_count": len(files),
             "migrations": _matching([one.path for one in files if one.status != "D"], migrations),
@@ -379,6 +399,9 @@ class Actions:
     @contextmanager
     def _clean_tree(self, commit: str) -> Iterator[str]:
         """The commit's files and nothing else, in a folder that is gone afterwards."""
+        import shutil  # noqa: PLC0415 - these two cost every agent's start, and only a build needs them
+        import tempfile  # noqa: PLC0415
+
         folder = tempfile.mkdtemp(prefix="build-", dir=str(self._known_paths.state))
         try:
             self._mirror.export(commit, Path(folder))
