@@ -5,7 +5,7 @@ UNIT := tests/unit tests/contract
 export GIT_CONFIG_NOSYSTEM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine demo test torture unit lint format bench soak trial lock clean
+.PHONY: help setup engine demo test torture unit lint format bench soak lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,9 +39,6 @@ bench: setup engine ## the measured promises, as ratios
 
 soak: setup engine ## N=200 deploys in a row, good and broken, under load: nothing fails, nothing grows
 	@PYTHONPATH=tests $(VENV)/python -m support.endurance --deploys $(or $(N),200)
-
-trial: setup engine ## tests that are not part of `make test` yet: cut-off deploys, faults
-	@$(VENV)/pytest -n 0 tests/trial --timeout 1800 $(ARGS)
 
 format: setup ## put the sources in order
 	@$(VENV)/ruff check --fix .

@@ -7,7 +7,7 @@ never on the text. Both texts are made printable where they are shown (``lightsh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "AgentError",
@@ -37,6 +37,12 @@ class LightshipError(Exception):
         self.hint = hint
         self.code = code or self.default_code
         self.detail: dict[str, Any] = dict(detail or {})
+
+    def on(self, server: str) -> Self:
+        """The same error, of one server among several: its message names it."""
+        if server in self.message:
+            return self
+        return type(self)(f"{server}: {self.message}", hint=self.hint, code=self.code, detail=self.detail)
 
     def as_dict(self) -> dict[str, Any]:
         """The error as JSON shows it."""

@@ -3,7 +3,7 @@ around what the controller itself does on this machine.
 
 They do nothing unless the environment holds LIGHTSHIP_TESTING=1, and LIGHTSHIP_FAILPOINTS names them, in the same words
 as the agent's own (``lightship_agent.failpoints``): ``ask.activate=kill,answered.verify=error``; ``ask.hello=kill@2``
-waits for the second time, ``error*1`` fails once. Both sides pass over the names that are not theirs.
+waits for the second time, and ``ask.hello=stop*1`` happens once. Both sides pass over the names that are not theirs.
 """
 
 from __future__ import annotations
@@ -47,14 +47,13 @@ def fail_point(name: str) -> None:
     for entry in os.environ.get("LIGHTSHIP_FAILPOINTS", "").split(","):
         point, _, words = entry.strip().partition("=")
         action, _, number = words.partition("@")
-        if point != name or _times[name] < int(number or 1):
+        action, _, limit = action.partition("*")
+        due = _times[name] - int(number or 1)
+        if point != name or due < 0 or (limit and due >= int(limit)):
             continue
-        kind, _, limit = action.partition("*")
-        if kind in ("kill", "stop"):
-            os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
-        elif kind == "error":
-            if limit and _times[name] - int(number or 1) >= int(limit):
-                continue
+        if action in ("kill", "stop"):
+            os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+        elif action == "error":
             raise TransportError(f"the fail point {name} was hit", code="fail-point")
         else:
             raise LookupError(f"the fail point {name} has no action {action!r}")

@@ -26,6 +26,7 @@ class Conversation:
         self._requests: queue.SimpleQueue[Optional[bytes]] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._current = 0
+        self._actions = Actions(self.send, self.ended)
 
     def ended(self) -> bool:
         """Whether the controller is gone."""
@@ -34,6 +35,7 @@ class Conversation:
     def end(self, *_: Any) -> None:
         """The conversation is over (called by signals, too)."""
         self._ended.set()
+        self._actions.left_alone()
         self._requests.put(None)
 
     def _read(self) -> None:
@@ -72,17 +74,17 @@ class Conversation:
     def run(self) -> int:
         """Answer requests until ``bye`` or the end of the input; returns the exit status."""
         threading.Thread(target=self._read, daemon=True).start()
-        actions = Actions(self.send, self.ended)
         try:
             while True:
                 line = self._requests.get()
-                if line is None or self._answer(actions, line):
+                if line is None or self._answer(line):
                     return 0
         finally:
-            _finish(actions)
+            _finish(self._actions)
 
-    def _answer(self, actions: Actions, line: bytes) -> bool:
+    def _answer(self, line: bytes) -> bool:
         """Answer one request; True when it was the last one."""
+        actions = self._actions
         try:
             request = decode_request(line)
             self._current = request["id"]

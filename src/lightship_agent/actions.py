@@ -89,6 +89,11 @@ class Actions:
             if self._lock is not None:
                 self._lock.at_work(False)
 
+    def left_alone(self) -> None:
+        """Nobody asks any more; whoever waits for the lock may know that it is given back soon. From any thread."""
+        if self._lock is not None:
+            self._lock.left_alone()
+
     def clean(self, told: Any) -> Any:
         """What is told, without the service's secrets."""
         return self._redaction.clean(told)
@@ -150,10 +155,17 @@ class Actions:
                     "event": "step",
                     "step": "lock",
                     "state": "start",
-                    "detail": {"who": holder.who, "why": holder.why, "since": holder.since},
+                    "detail": {
+                        "who": holder.who,
+                        "why": holder.why,
+                        "since": holder.since,
+                        "left_alone": holder.left_alone,
+                    },
                 }
             ),
         )
+        if self._called_off():
+            self._lock.left_alone()
         pending = self._journal.pending()
         if pending is None:
             releases.clean_unfinished(self._known_paths)

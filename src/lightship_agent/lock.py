@@ -2,7 +2,8 @@
 
 No lock outlives its owner, so nothing ever has to be unlocked by hand. A program that changes something for the holder
 inherits the lock's descriptor (``ServiceLock.descriptor``): when the holder is killed, what it had begun still keeps
-the next one out until it is over, and the next one waits for that unasked. The file says who holds it.
+the next one out until it is over, and the next one waits for that unasked. The same goes for a holder whose controller
+is gone, and which undoes or finishes what is open: it will be over soon. The file says who holds it, and which it is.
 
 A holder that lives can be overtaken when somebody asks for that. It is killed: what it had begun is finished or undone
 as after any kill. Only one that was stopped (SIGSTOP) while it waited for its next request is left alone, and one that
@@ -51,11 +52,16 @@ _LEFT_BEHIND = 45.0
 _STOPPED = (b"T", b"t")
 _DYING = 5.0
 _NAMELESS = 1.0
+# The last byte of the file: what its holder does.
+_WAITING, _AT_WORK, _LEFT_ALONE = b"0", b"1", b"2"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the lock. ``since`` is in seconds since 1970; 0 when it is not known yet."""
+    """Who holds the lock. ``since`` is in seconds since 1970; 0 when it is not known yet.
+
+    ``left_alone``: its controller is gone; it ends by itself.
+    """
 
     who: str
     why: str
@@ -64,6 +70,7 @@ class Holder:
     host: str
     fence: int
     at_work: bool = True
+    left_alone: bool = False
 
 
 _UNKNOWN = Holder("somebody", "", 0.0, 0, "", 0)
@@ -75,6 +82,7 @@ class ServiceLock:
     def __init__(self, paths: ServicePaths, fd: int, holder: Holder) -> None:
         self._paths = paths
         self._fd = fd
+        self._left_alone = False
         self.holder = holder
 
     @property
@@ -99,9 +107,20 @@ class ServiceLock:
 
     def at_work(self, at_work: bool) -> None:
         """Say in the file whether a request is being worked on; whoever wants to overtake us decides by that."""
+        self._write_mark(_AT_WORK if at_work else _WAITING)
+        # Only now: whoever leaves us alone may do so at any time, from another thread or a signal's handler.
+        if self._left_alone:
+            self._write_mark(_LEFT_ALONE)
+
+    def left_alone(self) -> None:
+        """Say in the file that nobody asks us for anything any more: whoever comes waits until we are done."""
+        self._left_alone = True
+        self._write_mark(_LEFT_ALONE)
+
+    def _write_mark(self, mark: bytes) -> None:
         if self._fd >= 0:
             with contextlib.suppress(OSError):
-                os.pwrite(self._fd, _mark(at_work), os.fstat(self._fd).st_size - 1)
+                os.pwrite(self._fd, mark, os.fstat(self._fd).st_size - 1)
 
     def release(self) -> None:
         """Give the lock back. The file stays: one that is removed could be locked twice."""
@@ -128,7 +147,8 @@ def acquire(
     """Take the lock of a service.
 
     ``on_wait`` hears once who holds it. Raises Locked (``locked``) after ``wait_seconds``. ``take_over`` overtakes the
-    holder once the waiting was in vain. What a holder that was killed had begun is waited for unasked.
+    holder once the waiting was in vain. What a holder that was killed had begun is waited for unasked, and so is one
+    that was left alone.
     """
     begun = time.monotonic()
     told = False
@@ -140,7 +160,8 @@ def acquire(
             if on_wait is not None and not told and known:
                 on_wait(holder)
             told = told or known is not None
-            patience = max(wait_seconds, _LEFT_BEHIND) if _has_ended(holder) else wait_seconds
+            ends = holder.left_alone or _has_ended(holder)
+            patience = max(wait_seconds, _LEFT_BEHIND) if ends else wait_seconds
             # One that has it this very moment has not yet said who it is.
             left = begun + (patience if known else max(patience, _NAMELESS)) - time.monotonic()
             if left > 0:
@@ -176,7 +197,8 @@ def read_holder(paths: ServicePaths) -> Holder | None:
             pid=int(raw["pid"]),
             host=str(raw["host"])[:_SHOWN],
             fence=int(raw["fence"]),
-            at_work=mark != _mark(False),
+            at_work=mark != _WAITING,
+            left_alone=mark == _LEFT_ALONE,
         )
     except (ValueError, TypeError, KeyError):
         return None  # just being written
@@ -198,10 +220,6 @@ def _process_state(holder: Holder) -> bytes | None:
         return b"" if os.path.exists("/proc/self/stat") else None
     except (OSError, IndexError):
         return None
-
-
-def _mark(at_work: bool) -> bytes:
-    return b"1" if at_work else b"0"
 
 
 def _end(paths: ServicePaths, holder: Holder) -> bool:
@@ -318,8 +336,8 @@ def _announce(paths: ServicePaths, fd: int, who: str, why: str) -> Holder:
     system.atomic_write(paths.fence, b"%d\n" % fence, 0o600)
     holder = Holder(who[:_SHOWN], why[:_SHOWN], time.time(), os.getpid(), socket.gethostname(), fence)
     told = asdict(holder)
-    del told["at_work"]
-    os.pwrite(fd, json.dumps(told).encode() + b"\n" + _mark(True), 0)
+    del told["at_work"], told["left_alone"]
+    os.pwrite(fd, json.dumps(told).encode() + b"\n" + _AT_WORK, 0)
     return holder
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from support.servers import Fleet, all_run, no_failures
+from itertools import pairwise
+
+import pytest
+
+from support.servers import Fleet, all_run, no_failures, outcomes
 
 
-def test_deploys_of_every_kind_under_load(fleet: Fleet) -> None:
-    first = fleet.repository.head
-    said = fleet.deploy()
-    assert {one["outcome"] for one in said.result["servers"]} == {"done"}
-    all_run(fleet, first)
-
+def test_code_deploys_a_refusal_and_a_rollback(fleet: Fleet) -> None:
+    first = fleet.goes_on()
     # What is live already is nothing to do, and nothing is touched.
     before = fleet.fingerprints()
-    said = fleet.deploy()
-    assert {one["outcome"] for one in said.result["servers"]} == {"nothing"}
+    assert outcomes(fleet.deploy()) == dict.fromkeys(fleet.servers.names, "nothing")
     assert fleet.fingerprints() == before
 
     with fleet.loads() as loads:
-        second = fleet.change("v2")
+        second = fleet.new()
         said = fleet.deploy()
         assert said.result["kind"] == "code", said.shown
         for load in loads.values():
@@ -27,17 +26,42 @@ def test_deploys_of_every_kind_under_load(fleet: Fleet) -> None:
 
         # A commit that does not import is refused, and nothing was changed anywhere.
         before = fleet.fingerprints()
-        broken = fleet.change("broken", more="import nothing_of_this_name")
+        fleet.new(more="import nothing_of_this_name")
         said = fleet.deploy(expect=3)
         assert "nothing_of_this_name" in said.stdout
-        assert {one["outcome"] for one in said.result["servers"]} <= {"refused", "aborted"}, said.shown
+        assert set(outcomes(said).values()) <= {"refused", "aborted"}, said.shown
         assert fleet.fingerprints() == before
 
-        said = fleet.run("rollback", "--json", expect=0)
-        for load in loads.values():
-            assert load.wait_for(first)
+        fleet.run("rollback", "--json", expect=0)
         all_run(fleet, first)
+        for load in loads.values():
+            count = len(load.so_far().releases)
+            assert load.wait_count(20)
+            assert len(load.so_far().releases) == count
     for report in no_failures(loads).values():
         assert report.releases == [first, second], report.releases
-        assert broken not in report.releases
         assert report.records[-1].release == first
+
+
+@pytest.mark.parametrize("kind", ["container", "full"])
+def test_a_new_container_comes_to_one_server_after_the_other(fleet: Fleet, kind: str) -> None:
+    before = after = fleet.goes_on()
+    fleet.configure(env={"FOR": kind})
+    with fleet.loads() as loads:
+        if kind == "full":
+            after = fleet.new()
+        said = fleet.deploy("--batch", "1")
+        assert said.result["kind"] == kind, said.shown
+        all_run(fleet, after)
+        assert all(load.wait_count(40) for load in loads.values())
+    away = []
+    for name, load in loads.items():
+        report = load.report
+        assert report.releases == list(dict.fromkeys([before, after])), name
+        # A server whose container is changed may be away for a moment: it says nothing then, and no error.
+        assert not [one for one in report.failed if one.status is not None], (name, report.errors)
+        assert all(one.ok for one in report.records[-20:]), (name, report.errors)
+        if report.failed:
+            away.append((report.failed[0].start, report.failed[-1].start, name))
+    for (_, end, one), (begin, _, other) in pairwise(sorted(away)):
+        assert end < begin, f"{one} and {other} were away at the same time"

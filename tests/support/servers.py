@@ -7,6 +7,7 @@ run on) or from the git server by SSH. The service's image is built once and loa
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -25,14 +26,20 @@ from support.load import Load, LoadReport
 from support.packages import need
 from support.promises import until
 from support.repo import git
-from support.site import Site
+from support.site import Said, Site
 from support.sshd import make_key
 
 IMAGE = "127.0.0.1:5000/fleet/site:1"
 """A registry that is not there: the engines have the image, and asking for it fails at once."""
 
 ROOT = "/srv/lightship"
-COUNT = int(os.environ.get("LIGHTSHIP_TEST_SERVERS", "2"))
+TESTING = {"LIGHTSHIP_TESTING": "1"}
+"""What lets fail points of the controller act, which ``LIGHTSHIP_FAILPOINTS`` names."""
+
+# More than any test needs: a load ends by itself only if its test hangs.
+LOAD_SECONDS = 400.0
+COUNT = int(os.environ.get("LIGHTSHIP_TEST_SERVERS", "4"))
+_numbers = itertools.count(1)
 _CAPABILITIES = (
     *("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_MODULE", "DAC_READ_SEARCH", "SYS_NICE", "SYS_TIME", "IPC_LOCK"),
     *("LINUX_IMMUTABLE", "SYS_RAWIO", "SYSLOG", "MAC_ADMIN", "MAC_OVERRIDE"),
@@ -90,9 +97,31 @@ class Machine:
         """End its Docker engine, with all that it runs."""
         self.do("kill $(cat /var/run/docker.pid); while pgrep -x dockerd >/dev/null; do sleep 0.1; done", timeout=60)
 
-    def containers(self) -> list[str]:
-        """The names of all the containers on it, stopped ones too."""
-        return self.do("docker ps --all --format '{{.Names}}'").split()
+    def cut(self) -> None:
+        """From now on nothing of SSH comes or goes, and neither side is told; requests to services do."""
+        self.do("iptables -I INPUT -p tcp --dport 22 -j DROP; iptables -I OUTPUT -p tcp --sport 22 -j DROP")
+
+    def mend(self) -> None:
+        """Undo all that was done to its network."""
+        self.do("iptables -F INPUT; iptables -F OUTPUT")
+
+    def limit(self, percent: int | None) -> None:
+        """Give it this much of one processor, or all there is."""
+        quota = -1 if percent is None else percent * 1000
+        self.engine.docker("update", f"--cpu-period={100_000}", f"--cpu-quota={quota}", self.container)
+
+    def agents(self) -> int:
+        """So many agents run on it."""
+        return int(self.do("pgrep -fc -- '^python3 -I -S -c import os,sys' || true"))
+
+    def throttled(self) -> int:
+        """So many times it had to wait since it may not have more of the processor."""
+        return int(
+            self.do(
+                "cat /sys/fs/cgroup/cpu/cpu.stat /sys/fs/cgroup/cpu.stat 2>/dev/null | "
+                "awk '$1 == \"nr_throttled\" { print $2; exit }'"
+            )
+        )
 
 
 @dataclass
@@ -252,9 +281,14 @@ class Fleet(Site):
         git(self.repository.tree, "config", "core.sshCommand", servers.environment["GIT_SSH_COMMAND"])
         self.repository.push()
 
+    @property
+    def home(self) -> Path:
+        """The service's directory on each server."""
+        return Path(str(self.settings["root"])) / self.name
+
     def current_on(self, machine: Machine) -> str | None:
         """The commit that `current` names on a server."""
-        return machine.do(f"basename $(readlink {ROOT}/{self.name}/code/current) 2>/dev/null || true") or None
+        return machine.do(f"basename $(readlink {self.home}/code/current) 2>/dev/null || true") or None
 
     @property
     def currents(self) -> dict[str, str | None]:
@@ -264,33 +298,37 @@ class Fleet(Site):
     def fingerprints(self) -> dict[str, str]:
         """Of each server what a command that changes nothing must leave as it is: containers, link, processes."""
         script = (
-            f"cd {ROOT}/{self.name}; docker ps --all --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}}'; "
-            "readlink code/current; ps -C uwsgi -o pid="
+            f"cd {self.home}; docker ps --all --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}}'; "
+            "readlink code/current; pgrep uwsgi || true"
         )
         return {one.name: one.do(script) for one in self.servers.machines}
 
     def url_of(self, machine: Machine) -> str:
         """Where the service answers on a server."""
-        return f"http://{machine.address}:8000"
-
-    def load_on(self, machine: Machine, rate: float = 50, seconds: float = 120) -> Load:
-        """A load on one server."""
-        return Load(self.url_of(machine) + "/", rate=rate, seconds=seconds)
+        return f"http://{machine.address}:{self.settings['ports'][0].partition(':')[0]}"
 
     @contextlib.contextmanager
-    def loads(self, machines: Sequence[Machine] | None = None, rate: float = 50) -> Iterator[dict[str, Load]]:
-        """A load on each of these servers (all, if not said); their reports are there afterwards."""
+    def loads(self, machines: Sequence[Machine] | None = None) -> Iterator[dict[str, Load]]:
+        """A load on each of these servers (all, if not said), a heavy one on the first; see ``no_failures``."""
         with contextlib.ExitStack() as stack:
-            chosen = self.servers.machines if machines is None else machines
-            loads = {one.name: stack.enter_context(self.load_on(one, rate)) for one in chosen}
+            loads: dict[str, Load] = {}
+            for one in self.servers.machines if machines is None else machines:
+                load = Load(self.url_of(one) + "/", rate=20 if loads else 100, seconds=LOAD_SECONDS)
+                loads[one.name] = stack.enter_context(load)
             for load in loads.values():
                 assert load.wait_count(10)
             yield loads
+            assert all(load.running for load in loads.values()), "a load ended before what it was to watch"
 
-    def release(self, version: str, **what: Any) -> str:
-        """Push another version and deploy it; its commit."""
-        commit = self.change(version, **what)
+    def new(self, **what: Any) -> str:
+        """Another version, pushed; its commit."""
+        return self.change(f"v{next(_numbers)}", **what)
+
+    def goes_on(self) -> str:
+        """The next deploy needs no help, and brings every server to one release; its commit."""
+        commit = self.new()
         self.deploy()
+        all_run(self, commit)
         return commit
 
     def facts(self) -> dict[str, Mapping[str, Any]]:
@@ -303,7 +341,7 @@ class Fleet(Site):
             with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
                 one.do(
                     f"docker ps --all --quiet --filter name={self.name}- | xargs -r docker rm --force --volumes; "
-                    f"rm -rf {ROOT}/{self.name}"
+                    f"rm -rf {self.home}"
                 )
         super().close()
 
@@ -316,16 +354,45 @@ def no_failures(loads: Mapping[str, Load]) -> dict[str, LoadReport]:
     return reports
 
 
+def outcomes(said: Said) -> dict[str, str]:
+    """What became of each server."""
+    return {one["server"]: one["outcome"] for one in said.result["servers"]}
+
+
+def one_release_each(fleet: Fleet) -> dict[str, str]:
+    """Each server serves the release that it has on disk, and `status` tells the truth of whether they differ."""
+    return _told(fleet)[1]
+
+
 def all_run(fleet: Fleet, commit: str) -> None:
     """Every server has it on disk and in every worker, and `status` finds nothing that differs."""
-    assert set(fleet.currents.values()) == {commit}
-    said = fleet.run("status", "--json", expect=0)
+    said, found = _told(fleet)
+    assert found == dict.fromkeys(fleet.servers.names, commit)
     assert said.result["drift"] == []
-    assert [one["server"] for one in said.result["servers"]] == fleet.servers.names
+
+
+def _told(fleet: Fleet) -> tuple[Said, dict[str, str]]:
+    """What `status` says, and each server's release."""
+    said, found = fleet.run("status", "--json"), {}
     for one in said.result["servers"]:
-        loaded = [worker["release"] for slot in one["facts"]["slots"].values() for worker in slot["workers"]]
-        assert loaded, one
-        assert set(loaded) == {commit}, one
+        loaded = {worker["release"] for worker in _workers(one) if worker["state"] == "serving"}
+        assert loaded == {one["on_disk"]}, (one["server"], loaded, one["on_disk"])
+        found[one["server"]] = str(one["on_disk"])
+    assert found == fleet.currents
+    assert said.status == (5 if len(set(found.values())) > 1 else 0), said.shown
+    if not _only_serving(said):
+        # Those that serve no more are stopped by their keeper, in its own time.
+        until(lambda: _only_serving(fleet.run("status", "--json")), 60, "the end of the workers that do not serve")
+    return said, found
+
+
+def _only_serving(said: Said) -> bool:
+    return all(worker["state"] == "serving" for one in said.result["servers"] for worker in _workers(one))
+
+
+def _workers(told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All workers of a server in `status`."""
+    return [worker for slot in told["facts"]["slots"].values() for worker in slot["workers"]]
 
 
 @pytest.fixture(scope="session")
@@ -337,11 +404,14 @@ def servers(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield made
 
 
-@pytest.fixture
-def fleet(engine: Engine, servers: Servers, tmp_path: Path) -> Iterator[Fleet]:
-    """A service of its own on them."""
-    made = Fleet(engine, tmp_path / "site", servers=servers)
+@pytest.fixture(scope="session")
+def fleet(engine: Engine, servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A service that runs on all of them, for all tests of fleets: each leaves it so."""
+    made = Fleet(engine, tmp_path_factory.mktemp("fleet") / "site", servers=servers)
     try:
+        said = made.deploy()
+        assert outcomes(said) == dict.fromkeys(servers.names, "done")
+        all_run(made, made.repository.head)
         yield made
     finally:
         made.close()

@@ -13,7 +13,7 @@ from lightship.errors import LightshipError, RefusedError, UsageError
 from lightship.model import Change, Desired, Plan, short
 from lightship.operations.code import Code, code_for
 from lightship.operations.context import Context, Redactor
-from lightship.operations.fleet import Opened, at_most, opened_sessions, settle
+from lightship.operations.fleet import Opened, at_most, named, opened_sessions, settle
 from lightship.operations.requests import (
     build_args,
     container_args,
@@ -209,7 +209,7 @@ async def _plan_all(
             answer = await session.call("inspect", args)
         except LightshipError as error:
             if not (wanted.rolling.skip_unreachable and is_unreachable(error)):
-                raise
+                raise named([(session, error)], len(context.servers)) from None
             opened.unreachable[session.server] = error
             return None
         return _planned(context, session, _shared(Change.from_json(answer), answer, seen), resolved, wanted)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightship.operations.context import Context
     from lightship.rollout import Hello
 
-__all__ = ["AT_ONCE", "SKIP_HINT", "Opened", "at_most", "make_room", "opened_sessions", "sessions", "settle"]
+__all__ = ["AT_ONCE", "SKIP_HINT", "Opened", "at_most", "make_room", "named", "opened_sessions", "sessions", "settle"]
 
 #: So many servers are connected to, or asked for what costs them or the git host some work, at once.
 AT_ONCE = 100
@@ -98,7 +98,7 @@ async def opened_sessions(
     try:
         errors = [(session, error) for session, error in zip(every, found, strict=True) if error is not None]
         if errors and not (skip and there and all(is_unreachable(error) for _, error in errors)):
-            raise _named(errors, len(every))
+            raise named(errors, len(every))
         for session, error in errors:
             _leave_out(opened, session, error, context.emit)
         for session in there:
@@ -130,12 +130,12 @@ def _leave_out(opened: Opened, session: Session, error: LightshipError, emit: Em
     emit(Note(session.server, f"left out, since it cannot be reached: {error.message}"))
 
 
-def _named(errors: list[tuple[Session, LightshipError]], count: int) -> LightshipError:
+def named(errors: list[tuple[Session, LightshipError]], count: int) -> LightshipError:
     """The error that tells most; with several servers it names all that it is about."""
     session, error = next((one for one in errors if not is_unreachable(one[1])), errors[0])
     if count == 1:
         return error
-    message = error.message if session.server in error.message else f"{session.server}: {error.message}"
+    message = error.on(session.server).message
     hint, detail = error.hint, dict(error.detail)
     if is_unreachable(error):
         hint = f"{hint}; {SKIP_HINT}" if hint else SKIP_HINT

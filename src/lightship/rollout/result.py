@@ -54,7 +54,7 @@ def fleet_error(commit: str, servers: Sequence[ServerResult], outcome: Outcome) 
         return None
     differ = outcome == "degraded" and len(servers) > 1
     if not differ:
-        return first.error
+        return first.error.on(first.server) if len(servers) > 1 else first.error
     others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
     return DegradedError(
         f"the servers differ: {_who_runs_what(servers)}; {_named(first)}{others}",
@@ -65,8 +65,7 @@ def fleet_error(commit: str, servers: Sequence[ServerResult], outcome: Outcome) 
 
 
 def _named(one: ServerResult) -> str:
-    message = one.error.message if one.error is not None else one.outcome
-    return message if one.server in message else f"{one.server}: {message}"
+    return one.error.on(one.server).message if one.error is not None else f"{one.server}: {one.outcome}"
 
 
 def _who_runs_what(servers: Sequence[ServerResult]) -> str:

@@ -57,6 +57,8 @@ def _waiting(server: str, holder: Mapping[str, Any]) -> Note:
     words = [f"waiting for {str(holder.get('who') or 'somebody')[:200]}"]
     if holder.get("why"):
         words.append(f"({str(holder['why'])[:200]})")
+    if holder.get("left_alone"):
+        words.append("to end by itself: its connection is gone")
     return Note(server, " ".join(words))
 
 
@@ -169,7 +171,7 @@ class Session:
         if state == "start":
             if step != "lock":
                 self._emit(StepStarted(self.server, step))
-            elif self._waits:
+            elif self._waits or detail.get("left_alone"):
                 self._emit(_waiting(self.server, detail))
         elif state == "done":
             self.timings.append(StepTiming(step, seconds))

@@ -28,6 +28,9 @@ from lightship_agent.errors import AgentFailure
 from lightship_agent.paths import ServicePaths
 held = lock.acquire(ServicePaths.at(sys.argv[1], "shop"), who="child@host", why="deploy x")
 held.at_work("idle" not in sys.argv)
+if "left alone" in sys.argv:
+    held.left_alone()
+    held.at_work(True)
 print("held", held.fence, flush=True)
 sys.stdin.readline()
 try:
@@ -107,6 +110,26 @@ def test_a_killed_holder_leaves_no_lock(paths: ServicePaths) -> None:
         os.kill(child.pid, signal.SIGKILL)
         with take(paths, wait_seconds=2) as found:
             assert found.fence == 2
+
+
+def test_one_that_was_left_alone_is_waited_for_unasked(paths: ServicePaths) -> None:
+    told: list[Holder] = []
+
+    def let_it_end(found: Holder) -> None:
+        told.append(found)
+        assert child.stdin is not None
+        child.stdin.close()
+
+    with holder(paths, "left alone") as child:
+        with take(paths, on_wait=let_it_end) as found:
+            assert found.fence == 2
+        assert child.wait(5) == 0
+    assert [(one.left_alone, one.at_work) for one in told] == [(True, True)]
+    # The next holder's controller is there.
+    with take(paths):
+        after = lock.read_holder(paths)
+        assert after is not None
+        assert not after.left_alone
 
 
 @pytest.mark.parametrize("point", ["lock.taken", "lock.fence", "lock.acquired"])

@@ -164,3 +164,15 @@ def test_an_interrupted_rollout_that_left_servers_apart_says_so(tmp_path: Path) 
     result = fleet(tmp_path, 4, web2={"broken": frozenset({NEW})}).deploy(max_failures="1", canary=0)
     assert replace(result, interrupted=True).exit_status == 5
     assert replace(result, interrupted=True, outcome="reverted").exit_status == 130
+
+
+@pytest.mark.parametrize("op", ["inspect", "prepare"])
+def test_the_server_that_refuses_is_named(tmp_path: Path, op: str) -> None:
+    found = fleet(tmp_path, 3, web1={"fault": Fault(op, "refuse")})
+    try:
+        error = found.deploy().error
+    except LightshipError as caught:
+        error = caught
+    assert error is not None
+    assert (error.exit_status, error.message.partition(":")[0]) == (3, "web1")
+    assert found.runs == [OLD] * 3
