@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
@@ -13,6 +14,10 @@ pytest_plugins = ["support.engine", "support.servers"]
 HERE = Path(__file__).resolve().parent
 # Seconds a single test may take before it is ended as hanging.
 LIMITS = {"unit": 60, "contract": 60, "ansible": 300, "engine": 300, "fleet": 600, "browser": 300}
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # A script that starts this in the background has Ctrl-C ignored for all below it, and commands would ignore it too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -9,31 +9,31 @@ import pytest
 from support.servers import Fleet, all_run, no_failures, outcomes
 
 
-def test_code_deploys_a_refusal_and_a_rollback(fleet: Fleet) -> None:
-    first = fleet.goes_on()
+def test_code_deploys_a_refusal_and_a_rollback(live: Fleet) -> None:
+    first = live.release
     # What is live already is nothing to do, and nothing is touched.
-    before = fleet.fingerprints()
-    assert outcomes(fleet.deploy()) == dict.fromkeys(fleet.servers.names, "nothing")
-    assert fleet.fingerprints() == before
+    before = live.fingerprints()
+    assert outcomes(live.deploy()) == dict.fromkeys(live.servers.names, "nothing")
+    assert live.fingerprints() == before
 
-    with fleet.loads() as loads:
-        second = fleet.new()
-        said = fleet.deploy()
+    with live.loads() as loads:
+        second = live.new()
+        said = live.deploy()
         assert said.result["kind"] == "code", said.shown
         for load in loads.values():
             assert load.wait_for(second)
-        all_run(fleet, second)
+        all_run(live, second)
 
         # A commit that does not import is refused, and nothing was changed anywhere.
-        before = fleet.fingerprints()
-        fleet.new(more="import nothing_of_this_name")
-        said = fleet.deploy(expect=3)
+        before = live.fingerprints()
+        live.new(more="import nothing_of_this_name")
+        said = live.deploy(expect=3)
         assert "nothing_of_this_name" in said.stdout
         assert set(outcomes(said).values()) <= {"refused", "aborted"}, said.shown
-        assert fleet.fingerprints() == before
+        assert live.fingerprints() == before
 
-        fleet.run("rollback", "--json", expect=0)
-        all_run(fleet, first)
+        live.run("rollback", "--json", expect=0)
+        all_run(live, first)
         for load in loads.values():
             count = len(load.so_far().releases)
             assert load.wait_count(20)
@@ -41,18 +41,19 @@ def test_code_deploys_a_refusal_and_a_rollback(fleet: Fleet) -> None:
     for report in no_failures(loads).values():
         assert report.releases == [first, second], report.releases
         assert report.records[-1].release == first
+    live.goes_on()
 
 
 @pytest.mark.parametrize("kind", ["container", "full"])
-def test_a_new_container_comes_to_one_server_after_the_other(fleet: Fleet, kind: str) -> None:
-    before = after = fleet.goes_on()
-    fleet.configure(env={"FOR": kind})
-    with fleet.loads() as loads:
+def test_a_new_container_comes_to_one_server_after_the_other(live: Fleet, kind: str) -> None:
+    before = after = live.release
+    live.configure(env={"FOR": kind})
+    with live.loads() as loads:
         if kind == "full":
-            after = fleet.new()
-        said = fleet.deploy("--batch", "1")
+            after = live.new()
+        said = live.deploy("--batch", "1")
         assert said.result["kind"] == kind, said.shown
-        all_run(fleet, after)
+        all_run(live, after)
         assert all(load.wait_count(40) for load in loads.values())
     away = []
     for name, load in loads.items():

@@ -20,28 +20,28 @@ from support.promises import until
 from support.servers import TESTING, Fleet, Machine, Servers, all_run, no_failures, one_release_each, outcomes
 
 
-def test_a_server_that_is_down_is_refused_or_left_out_and_brought_level(fleet: Fleet) -> None:
-    *healthy, down = fleet.servers.machines
-    with fleet.loads() as loads:
-        before = fleet.currents
+def test_a_server_that_is_down_is_refused_or_left_out_and_brought_level(live: Fleet) -> None:
+    *healthy, down = live.servers.machines
+    with live.loads() as loads:
+        before = live.currents
         down.do("kill $(cat /run/sshd.pid)")
         try:
-            commit = fleet.new()
-            said = fleet.deploy(expect=3)
+            commit = live.new()
+            said = live.deploy(expect=3)
             assert said.error["code"] == "ssh-refused", said.shown
             assert down.name in said.error["message"]
             assert "--skip-unreachable" in said.error["hint"]
-            assert fleet.currents == before
-            said = fleet.deploy("--skip-unreachable", expect=5)
+            assert live.currents == before
+            said = live.deploy("--skip-unreachable", expect=5)
             assert down.name in said.error["message"]
             assert outcomes(said) == {**{one.name: "done" for one in healthy}, down.name: "skipped"}
         finally:
             down.do("/usr/sbin/sshd")
-        found = one_release_each(fleet)
+        found = one_release_each(live)
         assert found == {**{one.name: commit for one in healthy}, down.name: before[down.name]}
-        said = fleet.deploy()
+        said = live.deploy()
         assert outcomes(said) == {**{one.name: "nothing" for one in healthy}, down.name: "done"}
-        all_run(fleet, commit)
+        all_run(live, commit)
     no_failures(loads)
 
 
@@ -82,48 +82,46 @@ def cut_off(away: Machine, process: subprocess.Popen[str]) -> Iterator[None]:
     ],
     ids=["prepare", "activate", "verify", "commit"],
 )
-def test_a_server_is_cut_off_and_comes_back(
-    fleet: Fleet, point: str, number: int, status: int, goes_live: bool
-) -> None:
-    before, away = fleet.goes_on(), fleet.servers.machines[number]
-    with fleet.loads() as loads:
-        commit = fleet.new()
-        process = fleet.start("deploy", "--json", environment={**TESTING, "LIGHTSHIP_FAILPOINTS": point})
+def test_a_server_is_cut_off_and_comes_back(live: Fleet, point: str, number: int, status: int, goes_live: bool) -> None:
+    before, away = live.release, live.servers.machines[number]
+    with live.loads() as loads:
+        commit = live.new()
+        process = live.start("deploy", "--json", environment={**TESTING, "LIGHTSHIP_FAILPOINTS": point})
         with cut_off(away, process):
             out, err = process.communicate(timeout=200)
         assert process.returncode == status, (out[-3000:], err)
-        assert one_release_each(fleet) == dict.fromkeys(fleet.servers.names, commit if goes_live else before)
-        fleet.goes_on()
+        assert one_release_each(live) == dict.fromkeys(live.servers.names, commit if goes_live else before)
+        live.goes_on()
     no_failures(loads)
 
 
-def test_a_server_with_a_broken_engine(fleet: Fleet) -> None:
-    *healthy, broken = fleet.servers.machines
-    before = fleet.currents
-    with fleet.loads(healthy) as loads:
+def test_a_server_with_a_broken_engine(live: Fleet) -> None:
+    *healthy, broken = live.servers.machines
+    before = live.currents
+    with live.loads(healthy) as loads:
         broken.stop_engine()
         try:
-            fleet.new()
+            live.new()
             for options in ((), ("--skip-unreachable",)):
-                said = fleet.deploy(*options, expect=3)
+                said = live.deploy(*options, expect=3)
                 assert said.error["code"] == "engine-unreachable", said.shown
                 assert broken.name in said.error["message"]
-                assert fleet.currents == before
+                assert live.currents == before
         finally:
             broken.start_engine()
-        until(lambda: fleet.name in broken.do("docker ps --format '{{.Names}}'"), 60)
-        fleet.goes_on()
+        until(lambda: live.name in broken.do("docker ps --format '{{.Names}}'"), 60)
+        live.goes_on()
     no_failures(loads)
 
 
-def test_a_server_that_is_much_slower_is_waited_for(fleet: Fleet) -> None:
-    slow = fleet.servers.machines[1]
-    before = fleet.goes_on()
-    with fleet.loads() as loads:
+def test_a_server_that_is_much_slower_is_waited_for(live: Fleet) -> None:
+    slow = live.servers.machines[1]
+    before = live.release
+    with live.loads() as loads:
         throttled = slow.throttled()
         slow.limit(20)
         try:
-            commit = fleet.goes_on()
+            commit = live.goes_on()
         finally:
             slow.limit(None)
         assert slow.throttled() > throttled

@@ -9,54 +9,54 @@ import pytest
 from support.servers import Fleet, no_failures
 
 
-def test_a_sudo_user_behind_a_jump_host(fleet: Fleet) -> None:
-    *others, inner = fleet.servers.machines
+def test_a_sudo_user_behind_a_jump_host(live: Fleet) -> None:
+    *others, inner = live.servers.machines
     try:
-        fleet.servers.configure(f"Host {inner.name}\n  User deploy\n  ProxyJump {others[0].name}\n")
+        live.servers.configure(f"Host {inner.name}\n  User deploy\n  ProxyJump {others[0].name}\n")
         # Nothing else than the jump host reaches it.
         inner.do(f"iptables -I INPUT -p tcp --dport 22 ! -s {others[0].address} -j REJECT")
-        with fleet.loads() as loads:
-            fleet.goes_on()
+        with live.loads() as loads:
+            live.goes_on()
         no_failures(loads)
     finally:
         inner.mend()
-        fleet.servers.configure()
+        live.servers.configure()
 
 
-def test_a_changed_host_key_is_refused_and_never_left_out(fleet: Fleet) -> None:
-    changed = fleet.servers.machines[-1]
-    before = fleet.currents
-    with fleet.loads() as loads:
+def test_a_changed_host_key_is_refused_and_never_left_out(live: Fleet) -> None:
+    changed = live.servers.machines[-1]
+    before = live.currents
+    with live.loads() as loads:
         changed.do("kill $(cat /run/sshd.pid); rm /etc/ssh/ssh_host_*; ssh-keygen -q -A; /usr/sbin/sshd")
         try:
-            fleet.new()
+            live.new()
             for options in ((), ("--skip-unreachable",)):
-                said = fleet.deploy(*options, expect=3)
+                said = live.deploy(*options, expect=3)
                 assert said.error["code"] == "host-key-changed", said.shown
                 assert changed.name in said.error["message"]
-                assert fleet.currents == before
+                assert live.currents == before
         finally:
-            fleet.servers.know()
-        fleet.goes_on()
+            live.servers.know()
+        live.goes_on()
     no_failures(loads)
 
 
 @pytest.mark.parametrize("form", ["file", "script"])
-def test_the_servers_stand_in_an_ansible_inventory(fleet: Fleet, form: str) -> None:
-    names, inventory = fleet.servers.names, fleet.folder / ("hosts.ini" if form == "file" else "inventory.py")
+def test_the_servers_stand_in_an_ansible_inventory(live: Fleet, form: str) -> None:
+    names, inventory = live.servers.names, live.folder / ("hosts.ini" if form == "file" else "inventory.py")
     if form == "file":
         inventory.write_text("[shop]\n" + "".join(f"{name}\n" for name in names) + "[other]\nnowhere.invalid\n")
     else:
         told = json.dumps({"shop": {"hosts": names}, "_meta": {"hostvars": {}}})
         inventory.write_text(f"#!/usr/bin/env python3\nprint('''{told}''')\n")
         inventory.chmod(0o755)
-    before = dict(fleet.settings)
+    before = dict(live.settings)
     try:
-        fleet.settings = {key: value for key, value in before.items() if key != "servers"}
-        fleet.configure(inventory=inventory.name, hosts="shop")
-        with fleet.loads() as loads:
-            fleet.goes_on()
+        live.settings = {key: value for key, value in before.items() if key != "servers"}
+        live.configure(inventory=inventory.name, hosts="shop")
+        with live.loads() as loads:
+            live.goes_on()
         no_failures(loads)
     finally:
-        fleet.settings = before
-        fleet.configure()
+        live.settings = before
+        live.configure()

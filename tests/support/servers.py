@@ -39,6 +39,8 @@ TESTING = {"LIGHTSHIP_TESTING": "1"}
 # More than any test needs: a load ends by itself only if its test hangs.
 LOAD_SECONDS = 400.0
 COUNT = int(os.environ.get("LIGHTSHIP_TEST_SERVERS", "4"))
+# How the command of an agent begins.
+_AGENT = "^python3 -I -S -c import os,sys"
 _numbers = itertools.count(1)
 _CAPABILITIES = (
     *("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_MODULE", "DAC_READ_SEARCH", "SYS_NICE", "SYS_TIME", "IPC_LOCK"),
@@ -49,8 +51,9 @@ _SERVER_OPTIONS = (
     *(f"--cap-add={name}" for name in _CAPABILITIES),
     *(f"--security-opt={name}=unconfined" for name in ("seccomp", "apparmor", "systempaths")),
     "--device-cgroup-rule=a *:* rwm",
-    "--volume=/var/lib/docker",
 )
+# Where the others find what the engine of the first server has.
+_SEED = "/seed"
 
 
 def server_image() -> str:
@@ -112,7 +115,11 @@ class Machine:
 
     def agents(self) -> int:
         """So many agents run on it."""
-        return int(self.do("pgrep -fc -- '^python3 -I -S -c import os,sys' || true"))
+        return int(self.do(f"pgrep -fc -- '{_AGENT}' || true"))
+
+    def signal_agents(self, name: str) -> None:
+        """Send a signal to all that do."""
+        self.do(f"pkill -{name} -f -- '{_AGENT}' || true")
 
     def throttled(self) -> int:
         """So many times it had to wait since it may not have more of the processor."""
@@ -153,19 +160,28 @@ class Servers:
     def running(cls, engine: Engine, folder: Path, count: int) -> Iterator[Servers]:
         """Start them, and remove them afterwards whatever happened."""
         need("the client's side of SSH", ssh="openssh-client")
-        image, network = server_image(), engine.name("net")
+        image, network, seed = server_image(), engine.name("net"), engine.name("seed")
         engine.docker("network", "create", "--internal", "--label", engine.label, network)
+        engine.docker("volume", "create", "--label", engine.label, seed)
         started: list[str] = []
+
+        def start(name: str) -> Machine:
+            options = []
+            if name != "git.fleet":
+                volumes = [f"{seed}:/var/lib/docker"] if name == "web1" else ["/var/lib/docker", f"{seed}:{_SEED}:ro"]
+                options = [*_SERVER_OPTIONS, *(f"--volume={volume}" for volume in volumes)]
+            return _start(engine, image, network, name, started, options)
+
         try:
             with ThreadPoolExecutor() as pool:
-                names = ["git.fleet", *(f"web{number}" for number in range(1, count + 1))]
-                made = list(pool.map(lambda name: _start(engine, image, network, name, started), names))
+                made = list(pool.map(start, ["git.fleet", *(f"web{number}" for number in range(1, count + 1))]))
             servers = cls._connected(engine, folder, network, made)
             yield servers
         finally:
             if started:
                 engine.docker("rm", "--force", "--volumes", *started, check=False)
             engine.docker("network", "rm", network, check=False)
+            engine.docker("volume", "rm", seed, check=False)
 
     @classmethod
     def _connected(cls, engine: Engine, folder: Path, network: str, made: Sequence[Machine]) -> Servers:
@@ -208,7 +224,7 @@ class Servers:
     def load_image(self, tag: str) -> None:
         """Start the engines, with an image of this machine's engine in each, as ``IMAGE``.
 
-        It is loaded once; the others get the files that this has made, which takes a tenth of the time.
+        It is loaded once; the others copy the files that this has made, which takes a tenth of the time.
         """
         first, others = self.machines[0], self.machines[1:]
         first.start_engine()
@@ -218,14 +234,8 @@ class Servers:
         finally:
             self.engine.docker("image", "rm", IMAGE, check=False)
         first.stop_engine()
-
-        def copy(one: Machine) -> None:
-            tar = ["tar", "-C", "/var/lib/docker", "--xattrs", "--xattrs-include=*"]
-            out = ["docker", "exec", first.container, *tar, "-c", "."]
-            _pipe(out, ["docker", "exec", "-i", one.container, *tar, "-x"])
-
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(copy, others))
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda one: one.do(f"cp -a {_SEED}/. /var/lib/docker/"), others))
             list(pool.map(Machine.start_engine, self.machines))
 
 
@@ -239,11 +249,9 @@ def _pipe(giver: Sequence[str], taker: Sequence[str]) -> None:
     assert giving.returncode == 0, giver
 
 
-def _start(engine: Engine, image: str, network: str, name: str, started: list[str]) -> Machine:
+def _start(engine: Engine, image: str, network: str, name: str, started: list[str], options: Sequence[str]) -> Machine:
     container = engine.name(name.replace(".", "-"))
     started.append(container)
-    is_git = name.startswith("git")
-    options = [] if is_git else list(_SERVER_OPTIONS)
     where = ["--network", network, "--network-alias", name, "--hostname", name.replace(".", "-")]
     engine.run("--init", *where, *options, image, name=container)
     address = engine.docker(
@@ -294,6 +302,13 @@ class Fleet(Site):
     def currents(self) -> dict[str, str | None]:
         """The same on each server."""
         return {one.name: self.current_on(one) for one in self.servers.machines}
+
+    @property
+    def release(self) -> str:
+        """The one that all servers have."""
+        (found,) = set(self.currents.values())
+        assert found is not None
+        return found
 
     def fingerprints(self) -> dict[str, str]:
         """Of each server what a command that changes nothing must leave as it is: containers, link, processes."""
@@ -398,20 +413,33 @@ def _workers(told: Mapping[str, Any]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def servers(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Real servers with the image of a service in each."""
-    with Servers.running(engine, tmp_path_factory.mktemp("servers"), COUNT) as made:
-        site = Site(engine, tmp_path_factory.mktemp("image"))
-        made.load_image(engine.build(site.repository.tree, engine.name("image")))
-        yield made
+    site = Site(engine, tmp_path_factory.mktemp("image"))
+    with ThreadPoolExecutor() as pool:
+        built = pool.submit(engine.build, site.repository.tree, engine.name("image"))
+        with Servers.running(engine, tmp_path_factory.mktemp("servers"), COUNT) as made:
+            made.load_image(built.result())
+            yield made
 
 
 @pytest.fixture(scope="session")
-def fleet(engine: Engine, servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A service that runs on all of them, for all tests of fleets: each leaves it so."""
-    made = Fleet(engine, tmp_path_factory.mktemp("fleet") / "site", servers=servers)
+def live(engine: Engine, servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A service that runs on all of them and stays there, for tests that leave it so: one release on each."""
+    folder = tmp_path_factory.mktemp("live") / "site"
+    made = Fleet(engine, folder, settings={"ports": ["8100:8000"]}, servers=servers)
     try:
         said = made.deploy()
         assert outcomes(said) == dict.fromkeys(servers.names, "done")
         all_run(made, made.repository.head)
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def fleet(engine: Engine, servers: Servers, tmp_path: Path) -> Iterator[Fleet]:
+    """A service of its own on them, not yet deployed."""
+    made = Fleet(engine, tmp_path / "site", servers=servers)
+    try:
         yield made
     finally:
         made.close()
