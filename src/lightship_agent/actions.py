@@ -3,8 +3,6 @@
 import fcntl
 import os
 import re
-import shutil
-import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -391,6 +389,9 @@ class Actions:
     @contextmanager
     def _clean_tree(self, commit: str) -> Iterator[str]:
         """The commit's files and nothing else, in a folder that is gone afterwards."""
+        import shutil  # noqa: PLC0415 - these two cost every agent's start, and only a build needs them
+        import tempfile  # noqa: PLC0415
+
         folder = tempfile.mkdtemp(prefix="build-", dir=str(self._known_paths.state))
         try:
             self._mirror.export(commit, Path(folder))

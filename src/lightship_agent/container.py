@@ -9,12 +9,12 @@ import json
 import os
 import re
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.paths import CONTAINER_CODE, CONTAINER_RUN, CONTAINER_SHARED, ServicePaths
+from lightship_agent.records import dataclass
 from lightship_agent.system import Completed, run
 
 __all__ = [

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from lightship_agent.errors import ProtocolError
+from lightship_agent.records import dataclass, field
 
 __all__ = ["Access", "access"]
 

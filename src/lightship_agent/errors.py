@@ -3,7 +3,6 @@
 import errno
 import functools
 import os
-import traceback
 from typing import Any, Callable, Dict, Optional, Tuple, TypeVar, cast
 
 __all__ = [
@@ -79,6 +78,8 @@ def as_failure(error: Exception) -> AgentFailure:
         return error
     if isinstance(error, OSError) and error.errno:
         return _system_failure(error)
+    import traceback  # noqa: PLC0415 - seldom needed
+
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return AgentFailure(
         "unexpected",

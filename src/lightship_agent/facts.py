@@ -1,8 +1,8 @@
 """The facts: what is observed on this server, now. Nothing is changed by looking."""
 
 import hashlib
-import platform
-import socket
+import os
+import sys
 from typing import Any, Dict, Optional
 
 from lightship_agent import release as releases
@@ -18,11 +18,12 @@ from lightship_agent.system import disk_free, read_trusted
 __all__ = ["gather"]
 
 HISTORY = 20
+_PYTHON = "{}.{}.{}".format(*sys.version_info)
 
 
 def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> Dict[str, Any]:
     """Everything the controller decides by, and what ``status`` shows."""
-    facts: Dict[str, Any] = {"hostname": socket.gethostname(), "python": platform.python_version()}
+    facts: Dict[str, Any] = {"hostname": os.uname().nodename, "python": _PYTHON}
     version = instances.engine.version()
     facts["docker"] = {"version": version} if version else None
     if not paths.home.is_dir():

@@ -18,7 +18,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +41,7 @@ from lightship_agent.gitcommand import (
 )
 from lightship_agent.names import redact_text, redact_url, valid_branch, valid_commit, valid_url
 from lightship_agent.paths import ServicePaths
+from lightship_agent.records import dataclass
 from lightship_agent.system import Completed, Run
 
 __all__ = [

@@ -4,8 +4,9 @@ import contextlib
 import socket
 import threading
 import time
-from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence, Tuple
+
+from lightship_agent.records import dataclass
 
 __all__ = ["HealthAnswer", "HealthCheck", "ask", "wait_healthy"]
 

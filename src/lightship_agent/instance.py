@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
@@ -12,6 +11,7 @@ from lightship_agent.container import Container, ContainerSettings, Engine, crea
 from lightship_agent.errors import AgentFailure
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import ServicePaths
+from lightship_agent.records import asdict, dataclass, replace
 from lightship_agent.system import atomic_write, make_directory, read_trusted
 
 __all__ = ["Instances", "env_file", "env_files", "install_runtime", "make_directories", "render_env", "settings_from"]

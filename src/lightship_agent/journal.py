@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lightship_agent import failpoints, system
 from lightship_agent.failpoints import fail_point
 from lightship_agent.paths import ServicePaths
+from lightship_agent.records import asdict, dataclass, field, fields
 
 __all__ = ["HISTORY_LIMIT", "Journal", "Past", "Pending", "Step"]
 

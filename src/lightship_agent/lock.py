@@ -24,11 +24,9 @@ import json
 import os
 import select
 import signal
-import socket
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lightship_agent import failpoints, system
@@ -36,6 +34,7 @@ from lightship_agent.errors import AgentFailure, Locked, Refused
 from lightship_agent.failpoints import fail_point
 from lightship_agent.names import printable
 from lightship_agent.paths import ServicePaths
+from lightship_agent.records import asdict, dataclass
 
 __all__ = ["Holder", "ServiceLock", "acquire", "read_holder"]
 
@@ -211,7 +210,7 @@ def _has_ended(holder: Holder) -> bool:
 
 def _process_state(holder: Holder) -> bytes | None:
     """The kernel's letter for the state of the holder's process; empty when it is gone, None when that is unknown."""
-    if holder.host != socket.gethostname() or holder.pid <= 0:
+    if holder.host != os.uname().nodename or holder.pid <= 0:
         return None
     try:
         with open(f"/proc/{holder.pid}/stat", "rb") as file:
@@ -334,7 +333,7 @@ def _announce(paths: ServicePaths, fd: int, who: str, why: str) -> Holder:
     fence = max(_read_fence(paths), last.fence if last else 0) + 1
     fail_point("lock.fence")
     system.atomic_write(paths.fence, b"%d\n" % fence, 0o600)
-    holder = Holder(who[:_SHOWN], why[:_SHOWN], time.time(), os.getpid(), socket.gethostname(), fence)
+    holder = Holder(who[:_SHOWN], why[:_SHOWN], time.time(), os.getpid(), os.uname().nodename, fence)
     told = asdict(holder)
     del told["at_work"], told["left_alone"]
     os.pwrite(fd, json.dumps(told).encode() + b"\n" + _AT_WORK, 0)

@@ -3,10 +3,10 @@ except ``ServicePaths.at``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from lightship_agent.names import valid_commit, valid_service
+from lightship_agent.records import dataclass
 
 __all__ = ["CONTAINER_CODE", "CONTAINER_RUN", "CONTAINER_SHARED", "DEFAULT_ROOT", "ServicePaths"]
 

@@ -3,13 +3,13 @@
 All that is needed stands in the journal (``rollout.Situation``). After it the service's pointers name what serves.
 """
 
-from dataclasses import replace
 from typing import Any, Dict
 
 from lightship_agent import release as releases
 from lightship_agent.errors import AgentFailure, Degraded, contained
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.journal import Pending
+from lightship_agent.records import replace
 from lightship_agent.rollout import Rollout, Situation, Tools
 from lightship_agent.state import load_state, save_state
 

@@ -33,7 +33,6 @@ import re
 import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from lightship_agent.failpoints import fail_point
 from lightship_agent.git import Mirror, ModeChange
 from lightship_agent.names import printable, valid_commit, valid_path
 from lightship_agent.paths import CONTAINER_SHARED, ServicePaths
+from lightship_agent.records import asdict, dataclass, field, fields, replace
 
 __all__ = [
     "STATES",

@@ -6,7 +6,6 @@ after ``current`` was renamed.
 """
 
 import time
-from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from lightship_agent import slots
@@ -14,6 +13,7 @@ from lightship_agent.container import Container, Engine, exec_command
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
+from lightship_agent.records import dataclass, replace
 from lightship_agent.slots import MAIN, SLOT_NAMES, InstanceOrder, SlotOrder, SlotView, Worker
 from lightship_agent.system import atomic_write, read_trusted, run
 

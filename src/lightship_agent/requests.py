@@ -2,7 +2,6 @@
 
 import base64
 import re
-from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from lightship_agent.container import ContainerSettings
@@ -10,6 +9,7 @@ from lightship_agent.errors import ProtocolError
 from lightship_agent.health import HealthCheck
 from lightship_agent.names import printable, valid_commit
 from lightship_agent.protocol import MAX_PIECE
+from lightship_agent.records import dataclass
 from lightship_agent.release import shared_paths
 
 __all__ = ["Check", "Migration", "PrepareRequest", "Reader", "ReceiveRequest"]

@@ -8,7 +8,6 @@ engine.
 import contextlib
 import os
 import time
-from dataclasses import asdict, dataclass, replace
 from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional
 
 from lightship_agent import release as releases
@@ -22,6 +21,7 @@ from lightship_agent.health import HealthCheck, wait_healthy
 from lightship_agent.instance import Instances, describe, env_file, install_runtime, require, settings_from
 from lightship_agent.journal import Journal
 from lightship_agent.paths import ServicePaths
+from lightship_agent.records import asdict, dataclass, replace
 from lightship_agent.reload import Booted, Patience, SlotReload, TouchReload, idle_slot, live_slot
 from lightship_agent.requests import PrepareRequest
 from lightship_agent.slots import InstanceOrder, SlotOrder, Worker

@@ -10,13 +10,13 @@ import os
 import re
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from lightship_agent.errors import AgentFailure
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import ServicePaths
+from lightship_agent.records import dataclass
 from lightship_agent.system import atomic_write, open_directory, read_untrusted
 
 __all__ = [

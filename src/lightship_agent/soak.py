@@ -5,13 +5,13 @@ answers with server errors (5xx) at a higher rate than the release before it did
 """
 
 import time
-from dataclasses import dataclass
 from typing import Callable, Optional
 
 from lightship_agent import slots
 from lightship_agent.container import Container, Engine
 from lightship_agent.errors import AgentFailure
 from lightship_agent.paths import ServicePaths
+from lightship_agent.records import dataclass
 
 __all__ = ["Level", "Watch", "level", "worse"]
 

@@ -1,12 +1,12 @@
 """What the agent remembers of a service from one rollout to the next: one small file, replaced whole."""
 
 import json
-from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
 from lightship_agent.errors import AgentFailure
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import ServicePaths
+from lightship_agent.records import asdict, dataclass, replace
 from lightship_agent.system import atomic_write, read_trusted
 
 __all__ = ["ServiceState", "load_state", "save_state"]

@@ -19,12 +19,12 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Union, cast
 
 from lightship_agent import failpoints
 from lightship_agent.errors import AgentFailure
+from lightship_agent.records import dataclass
 
 __all__ = [
     "MAX_LINE",

@@ -134,10 +134,14 @@ def main():
             say("have", uid=os.geteuid())
     except OSError as error:
         fail("agent-cache", "the agent cannot be kept: %s" % error)
-    import runpy
+    # What runpy would do, without what it imports.
+    import zipimport
 
     sys.argv[:] = [path]
-    runpy.run_path(path, run_name="__main__")
+    sys.path.insert(0, path)
+    agent = type(sys)("__main__")
+    sys.modules["__main__"] = agent
+    exec(zipimport.zipimporter(path).get_code("__main__"), agent.__dict__)
 
 
 main()
