@@ -15,7 +15,7 @@ from lightship_agent.container import LABEL_ROOT, Engine, build_command, exec_co
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror, glob_match
-from lightship_agent.infra import infra_at, infra_from
+from lightship_agent.infra import infra_of_both
 from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
@@ -250,11 +250,10 @@ class Actions:
             with self._step("fetch"), self._mirror_lock():
                 require_space(self._known_paths.home, "a fetch")
                 commit = self._mirror.fetch(url, ref, commit)
-        live = releases.current_commit(self._known_paths)
-        if live and not self._mirror.has_commit(live):
-            live = None
+        live, compared = self._compared(releases.current_commit(self._known_paths), commit, migrations)
         info = self._mirror.commit_info(commit)
-        infra = infra_at(self._known_paths, self._mirror, commit, globs, keep=self._lock is not None)
+        keep = self._lock is not None
+        infra, infra_live = infra_of_both(self._known_paths, self._mirror, commit, live, globs, keep=keep)
         answer: Dict[str, Any] = {
             "commit": commit,
             "subject": info.subject,
@@ -262,10 +261,10 @@ class Actions:
             "time": info.time,
             "live": live,
             "infra": infra,
+            "infra_live": infra_live,
             "env_changed": args.get("env") is not None and self._env_changed(env),
         }
-        infra_live = infra_from(self._mirror, commit, infra, live, globs) if live and live != commit else infra
-        return {**answer, "infra_live": infra_live if live else None, **self._compared(live, commit, migrations)}
+        return {**answer, **compared}
 
     def _receive(self, args: Mapping[str, Any]) -> Dict[str, Any]:
         """Take a commit's objects from the controller."""
@@ -275,16 +274,27 @@ class Actions:
             self._receiver.forget()
             raise
 
-    def _compared(self, live: Optional[str], commit: str, migrations: Sequence[str]) -> Dict[str, Any]:
+    def _compared(
+        self, live: Optional[str], commit: str, migrations: Sequence[str]
+    ) -> "tuple[Optional[str], Dict[str, Any]]":
+        """What lies between the live release and the commit. A mirror that was made anew may lack the live one."""
         if live is None or live == commit:
-            return {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0, "migrations": []}
+            nothing = {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0, "migrations": []}
+            return live, nothing
+        try:
+            return live, self._between(live, commit, migrations)
+        except AgentFailure:
+            if self._mirror.has_commit(live):
+                raise
+            return self._compared(None, commit, migrations)
+
+    def _between(self, live: str, commit: str, migrations: Sequence[str]) -> Dict[str, Any]:
         files = self._mirror.changed(live, commit)
-        commits = self._mirror.log(live, commit, COMMITS_SHOWN)
-        count = len(commits) if len(commits) < COMMITS_SHOWN else self._mirror.count(live, commit)
+        between = self._mirror.log(live, commit, COMMITS_SHOWN)
         return {
-            "commits": [{"commit": one.commit, "subject": one.subject} for one in commits],
-            "count": count,
-            "ahead": self._mirror.is_ancestor(live, commit),
+            "commits": [{"commit": one.commit, "subject": one.subject} for one in between.commits],
+            "count": between.count,
+            "ahead": between.ahead,
             "files": [{"status": one.status, "path": one.path} for one in files[:FILES_SHOWN]],
             "files_count": len(files),
             "migrations": _matching([one.path for one in files if one.status != "D"], migrations),

@@ -15,6 +15,7 @@ import contextlib
 import os
 import re
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,6 +125,15 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Range:
+    """The commits that one has and the other has not, the newest first; ``ahead``: it was built upon the other."""
+
+    commits: Sequence[Commit]
+    count: int
+    ahead: bool
+
+
+@dataclass(frozen=True)
 class Change:
     """One file that differs between two commits; ``status`` is A, D, M or T."""
 
@@ -138,6 +148,13 @@ class ModeChange(NamedTuple):
     new_mode: int
     oid: str
     path: bytes
+
+    @property
+    def status(self) -> str:
+        """A, D, M or T, as git says it: another kind of file is T."""
+        if not self.old_mode or not self.new_mode:
+            return "D" if self.old_mode else "A"
+        return "M" if stat.S_IFMT(self.old_mode) == stat.S_IFMT(self.new_mode) else "T"
 
 
 class Blobs:
@@ -204,6 +221,7 @@ _CAUSES = (
         "Check the address, and that this server reaches it.",
     ),
 )
+_COMMIT = re.compile(rb"[0-9a-f]{40}\n")
 
 
 def _last_line(result: Completed) -> str:
@@ -246,6 +264,9 @@ class Mirror:
         self._repo = paths.repo
         self._run = run
         self._timeout = timeout
+        # What was asked last; it is asked again on the way to a release, and each question is a process.
+        self._commits: dict[str, Commit] = {}
+        self._compared: tuple[str, str, Sequence[ModeChange]] | None = None
         base = os.environ if base_env is None else base_env
         self._local_env = environment(base, remote=False)
         self._remote_env = environment(base, remote=True)
@@ -295,28 +316,36 @@ class Mirror:
 
     def commit_info(self, commit: str) -> Commit:
         """Who wrote a commit, when, and its subject. The strings are the author's: escape them where they are shown."""
-        found = self._log(["--max-count=1", "--no-walk", valid_commit(commit)])
+        if commit in self._commits:
+            return self._commits[commit]
+        found = [one for _, one in self._log(["--max-count=1", "--no-walk", valid_commit(commit)])]
         if not found:
             raise Refused("git-ref-missing", f"the commit {commit} is not in the mirror")
         return found[0]
 
-    def log(self, a: str, b: str, limit: int = 50) -> list[Commit]:
-        """The commits that ``b`` has and ``a`` has not, newest first, at most ``limit``."""
-        return self._log([f"--max-count={int(limit)}", f"{valid_commit(a)}..{valid_commit(b)}"])
+    def log(self, a: str, b: str, limit: int = 50) -> Range:
+        """The commits that ``b`` has and ``a`` has not, at most ``limit`` of them, and how many there are."""
+        listed = self._log([f"--max-count={int(limit)}", "--boundary", f"{valid_commit(a)}..{valid_commit(b)}"])
+        commits = [one for mark, one in listed if mark != "-"]
+        if len(commits) < limit:
+            # Built upon ``a``, ``b`` has commits whose parent is ``a``, and just then it is where the list ends.
+            return Range(commits, len(commits), any(one.commit == a for mark, one in listed if mark == "-"))
+        return Range(commits, self._count(a, b), self.is_ancestor(a, b))
 
-    def count(self, a: str, b: str) -> int:
-        """How many commits ``b`` has that ``a`` has not."""
+    def _count(self, a: str, b: str) -> int:
         return int(self.read("rev-list", "--count", f"{valid_commit(a)}..{valid_commit(b)}").out)
 
-    def _log(self, words: Sequence[str]) -> list[Commit]:
+    def _log(self, words: Sequence[str]) -> list[tuple[str, Commit]]:
         # Fields end in NUL, which no commit message can hold.
         options = ("--no-show-signature", "--no-color", "--no-notes", "--no-mailmap", "--encoding=UTF-8")
-        result = self.read("log", "-z", "--format=tformat:%H%x00%s%x00%an%x00%at", *options, *words, "--")
+        result = self.read("log", "-z", "--format=tformat:%m%x00%H%x00%s%x00%an%x00%at", *options, *words, "--")
         fields = result.out.split("\0")
-        return [
-            Commit(fields[i], fields[i + 1][:_MESSAGE], fields[i + 2][:_MESSAGE], int(fields[i + 3] or 0))
-            for i in range(0, len(fields) - 3, 4)
-        ]
+        found = []
+        for i in range(0, len(fields) - 4, 5):
+            mark, commit, subject, author, when = fields[i : i + 5]
+            found.append((mark, Commit(commit, subject[:_MESSAGE], author[:_MESSAGE], int(when or 0))))
+        self._commits = {one.commit: one for _, one in found}
+        return found
 
     def is_ancestor(self, a: str, b: str) -> bool:
         """``b`` is ``a`` or was built upon it."""
@@ -327,12 +356,15 @@ class Mirror:
 
     def changed(self, a: str, b: str) -> list[Change]:
         """The files that differ. Bytes of a path that are not UTF-8 come as surrogate escapes."""
-        words = ("diff-tree", "-r", "-z", "--name-status", "--no-renames", "--ignore-submodules=none")
-        fields = self.read(*words, valid_commit(a), valid_commit(b), "--").stdout.split(b"\0")
-        return [Change(fields[i].decode(), os.fsdecode(fields[i + 1])) for i in range(0, len(fields) - 1, 2)]
+        return [Change(one.status, os.fsdecode(one.path)) for one in self.differences(a, b)]
 
-    def differences(self, a: str, b: str) -> list[ModeChange]:
+    def differences(self, a: str, b: str) -> Sequence[ModeChange]:
         """The same with modes and ids, for the tree to be brought forward."""
+        if self._compared is None or self._compared[:2] != (a, b):
+            self._compared = (a, b, self._differences(a, b))
+        return self._compared[2]
+
+    def _differences(self, a: str, b: str) -> list[ModeChange]:
         words = ("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--ignore-submodules=none")
         fields = self.read(*words, valid_commit(a), valid_commit(b), "--").stdout.split(b"\0")
         found = []
@@ -424,6 +456,10 @@ class Mirror:
         for kind in ("heads", "tags"):
             target = f"refs/lightship/{kind}/{flat(branch)}"
             if self._fetch(url, [f"+refs/{kind}/{branch}:{target}"]):
+                # The file of a branch that has just been written; a tag may first have to be followed to its commit.
+                written = system.read_trusted(self._repo / target, 64) if kind == "heads" else None
+                if written is not None and _COMMIT.fullmatch(written):
+                    return written.decode().strip()
                 return self.read("rev-parse", "--verify", "--quiet", f"{target}^{{commit}}").out.strip()
         return None
 

@@ -16,7 +16,7 @@ from lightship_agent.git import Mirror, glob_match
 from lightship_agent.paths import ServicePaths
 from lightship_agent.system import atomic_write, read_trusted
 
-__all__ = ["infra_at", "infra_from"]
+__all__ = ["infra_at", "infra_from", "infra_of_both"]
 
 register(infra__keep="the infrastructure's files of a commit are about to be written down")
 
@@ -25,6 +25,19 @@ _MAX = 4 * 1024 * 1024
 
 Files = Dict[str, str]
 """path -> id of the blob"""
+
+
+def infra_of_both(
+    paths: ServicePaths, mirror: Mirror, commit: str, live: Optional[str], globs: Sequence[str], *, keep: bool
+) -> Tuple[Files, Optional[Files]]:
+    """The files of a commit that match, and those of the one that is live, if one is."""
+    known = _read(paths, globs)
+    found = infra_at(paths, mirror, commit, globs, keep=keep)
+    if live is None or live == commit:
+        return found, found if live else None
+    if known is not None and known[0] == live:
+        return found, known[1]
+    return found, infra_from(mirror, commit, found, live, globs)
 
 
 def infra_at(paths: ServicePaths, mirror: Mirror, commit: str, globs: Sequence[str], *, keep: bool) -> Files:

@@ -79,6 +79,7 @@ class Network:
         self._behind: Counter[asyncssh.SSHClientConnection] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._jumps: dict[tuple[str, Hop], asyncio.Task[asyncssh.SSHClientConnection]] = {}
+        self._settings: dict[Hop, asyncio.Task[Settings]] = {}
 
     async def connect(self, server: str, hop: Hop) -> asyncssh.SSHClientConnection:
         """A connection to a server, over its jump hosts. Raises ``TransportError``."""
@@ -87,7 +88,7 @@ class Network:
     async def _connect(self, server: str, hop: Hop, passed: tuple[str, ...]) -> asyncssh.SSHClientConnection:
         if hop.host in passed:
             raise TransportError(f"{server}: ProxyJump leads in a circle: {' -> '.join(passed)}", code="ssh-config")
-        settings = await settings_for(hop, server)
+        settings = await self._settings_for(hop, server)
         tunnel = None
         if settings.proxy_jump and not settings.proxy_command:
             for jump in jumps(settings.proxy_jump):
@@ -104,6 +105,13 @@ class Network:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return connection
+
+    async def _settings_for(self, hop: Hop, server: str) -> Settings:
+        """OpenSSH is asked once for each way, however many servers lie behind it, and however often it is gone."""
+        task = self._settings.get(hop)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._settings[hop] = asyncio.create_task(settings_for(hop, server))
+        return await asyncio.shield(task)
 
     async def _leave(self, tunnel: asyncssh.SSHClientConnection, connection: asyncssh.SSHClientConnection) -> None:
         try:
@@ -136,7 +144,7 @@ class Network:
         named = f"{server}: jump host {hop.host}"
         if before is None:
             return await self._connect(named, hop, passed)
-        return await self._patiently(_Way(named, await settings_for(hop, named), before))
+        return await self._patiently(_Way(named, await self._settings_for(hop, named), before))
 
     async def _patiently(self, way: _Way) -> asyncssh.SSHClientConnection:
         """A few at a time, and again when sshd has shut the door before a word was said."""

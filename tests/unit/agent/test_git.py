@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -290,6 +291,26 @@ def test_a_kill_around_a_fetch_needs_no_repair(origin: Origin, mirror: Mirror, p
     assert mirror.fetch(str(origin.path), "main") == tip
 
 
+def test_between_any_two_commits_it_is_known_which_was_built_upon_which(origin: Origin, mirror: Mirror) -> None:
+    other = origin.commit({"a": "1"})
+
+    def made(*parents: str) -> str:
+        words = [word for parent in parents for word in ("-p", parent)]
+        return origin.git("commit-tree", f"{other}^{{tree}}", *words, "-m", f"upon {parents}")
+
+    root = made()
+    left, right = made(root), made(root, other)
+    merged, joined = made(left, right), made(right, other)
+    top = made(merged, joined)
+    origin.git("update-ref", "refs/heads/main", top)
+    mirror.fetch(str(origin.path), "main")
+    for a, b in itertools.permutations([other, root, left, right, merged, joined, top], 2):
+        between = mirror.log(a, b)
+        listed = origin.git("rev-list", f"{a}..{b}").split()
+        assert sorted(one.commit for one in between.commits) == sorted(listed)
+        assert (between.count, between.ahead) == (len(listed), mirror.is_ancestor(a, b)), (a, b)
+
+
 def test_commits_are_described(origin: Origin, mirror: Mirror) -> None:
     first = origin.commit({"a": "1"}, "first\n\nbody")
     origin.commit({"a": "2"}, "second \x1b[2J")
@@ -297,9 +318,12 @@ def test_commits_are_described(origin: Origin, mirror: Mirror) -> None:
     mirror.fetch(str(origin.path), "main")
     info = mirror.commit_info(first)
     assert (info.commit, info.subject, info.author, info.time) == (first, "first", "Ann", 1700000000)
-    assert [one.subject for one in mirror.log(first, third)] == ["third", "second \x1b[2J"]
-    assert [one.subject for one in mirror.log(first, third, 1)] == ["third"]
-    assert mirror.count(first, third) == 2
+    for limit, shown in ((50, ["third", "second \x1b[2J"]), (2, ["third", "second \x1b[2J"]), (1, ["third"])):
+        between = mirror.log(first, third, limit)
+        assert [one.subject for one in between.commits] == shown
+        assert (between.count, between.ahead) == (2, True)
+    back = mirror.log(third, first)
+    assert (list(back.commits), back.count, back.ahead) == ([], 0, False)
     assert mirror.is_ancestor(first, third)
     assert not mirror.is_ancestor(third, first)
     found = {change.path: change.status for change in mirror.changed(first, third)}
