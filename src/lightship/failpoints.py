@@ -3,7 +3,7 @@ around what the controller itself does on this machine.
 
 They do nothing unless the environment holds LIGHTSHIP_TESTING=1, and LIGHTSHIP_FAILPOINTS names them, in the same words
 as the agent's own (``lightship_agent.failpoints``): ``ask.activate=kill,answered.verify=error``; ``ask.hello=kill@2``
-waits for the second time, and ``stop*1`` happens once. Both sides pass over the names that are not theirs.
+waits for the second time, and ``ask.hello=stop*1`` happens once. Both sides pass over the names that are not theirs.
 """
 
 from __future__ import annotations

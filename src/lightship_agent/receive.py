@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import IO, Any
@@ -97,6 +96,8 @@ class Receiver:
         # Once as it came, and once in the mirror, where what it builds upon may be added.
         require_space(self._paths.home, "the code that is to come", size=2 * size)
         fail_point("receive.begin")
+        import tempfile  # noqa: PLC0415 - it costs every agent's start, and only some need it
+
         self._file = tempfile.TemporaryFile(dir=str(self._paths.state))  # noqa: SIM115 (it stays open between the parts)
         self._commit, self._size, self._came = commit, size, 0
         return {"size": size}

@@ -136,3 +136,13 @@ def test_the_controllers_points_do_nothing_in_earnest(monkeypatch: pytest.Monkey
     controllers.answered("verify")
     with pytest.raises(TransportError):
         controllers.ask("verify")
+
+
+def test_an_action_of_the_controller_can_wait_and_come_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTSHIP_TESTING", "1")
+    monkeypatch.setattr(controllers, "_times", {})
+    monkeypatch.setenv("LIGHTSHIP_FAILPOINTS", "ask.verify=error*1@2")
+    controllers.ask("verify")
+    with pytest.raises(TransportError):
+        controllers.ask("verify")
+    controllers.ask("verify")

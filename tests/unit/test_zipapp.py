@@ -101,3 +101,14 @@ def test_it_holds_a_conversation(python: str, agent: Path, tmp_path: Path) -> No
 def test_python_is_found() -> None:
     assert shutil.which("python3")
     assert interpreters()
+
+
+# What costs an agent more milliseconds at its start than a process of git, with all that it imports itself.
+_HEAVY = "ast dataclasses dis inspect platform pkgutil random runpy shutil tempfile tokenize traceback"
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_it_imports_nothing_heavy_at_its_start(agent: Path, python: str) -> None:
+    code = "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]); import lightship_agent.__main__"
+    done = run(python, "-c", f"{code}; print(*(set('{_HEAVY}'.split()) & set(sys.modules) - before))", str(agent))
+    assert (done.stdout.split(), done.stderr) == ([], "")
