@@ -9,7 +9,7 @@ import json
 import os
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
@@ -135,6 +135,7 @@ class ContainerSettings:
     settings: str
     reload: str
     labels: Mapping[str, str]
+    roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def build_command(

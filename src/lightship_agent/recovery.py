@@ -92,5 +92,5 @@ def _finish_activation(rollout: Rollout) -> None:
     container = rollout._container()
     if not container.running:
         tools.instances.start(container.name)
-    if situation.way != "swap" and not rollout._touch(container).touched(rollout.touch_mark):
+    if situation.touches and not rollout._touch(container).touched(rollout.touch_mark):
         rollout.touch(container)
