@@ -571,8 +571,8 @@ class ServerResult:
     running: str | None
     steps: tuple[StepTiming, ...] = ()
     workers: tuple[Worker, ...] = ()
-    processes: tuple[RoleProcess, ...] = ()
-    """Those of its roles."""
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     error: LightshipError | None = None
+    processes: tuple[RoleProcess, ...] = ()
+    """Those of its roles beside web."""

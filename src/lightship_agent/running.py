@@ -38,7 +38,7 @@ register(
 MAX_STATUS = 256 * 1024
 MAX_ANNOUNCEMENT = 4096
 # How long the keeper of the roles may take to say its first word after the container has started.
-FIRST_WORD = 30.0
+FIRST_WORD = 20.0
 # How much longer than its patience and its start the restart of a role may take on a busy machine.
 MARGIN = 30.0
 # A process counts as up that long; the kernel's clock ticks 100 times a second.

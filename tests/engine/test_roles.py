@@ -252,6 +252,19 @@ def no_failure(report: LoadReport) -> None:
     assert not report.failed, report.errors
 
 
+def jobs(shop: Shop, names: list[str]) -> list[dict[str, Any]]:
+    """What all these jobs left: none is lost."""
+    return [shop.done(name) for name in names]
+
+
+def begun_long(shop: Shop, seconds: float) -> str:
+    """A long job that a worker is at; its name."""
+    name = shop.queue(seconds)
+    wait(lambda: not list((shop.queue_folder / "messages").iterdir()), 20, "nobody took the job")
+    time.sleep(0.3)
+    return name
+
+
 def test_the_first_deploy_starts_the_roles(first: tuple[Shop, Said]) -> None:
     shop, said = first
     assert said.status == 0, said.shown
@@ -270,3 +283,218 @@ def test_the_first_deploy_starts_the_roles(first: tuple[Shop, Said]) -> None:
     shown = shop.site.run("status", expect=0).stdout
     assert f"{head[:7]} worker 1, pid" in shown
     assert shop.site.run("deploy", "--json", expect=0).result["outcome"] == "nothing"
+
+
+def test_a_code_deploy_loses_no_job_and_no_request(shop: Shop) -> None:
+    site = shop.site
+    old = site.current
+    long = begun_long(shop, 4)
+    commit = code(shop, "v2", files={"service/other.py": "X = 1\n"})
+    with site.load(capture="(v[0-9]+)") as load, shop.queueing() as names, shop.watching_beat() as beats:
+        assert load.wait_count(20)
+        said = site.deploy()
+        ended = time.time()
+        time.sleep(1)
+    no_failure(load.report)
+    assert said.result["kind"] == "code"
+    assert set(beats) == {0, 1}
+    done = jobs(shop, names)
+    assert {one["release"] for one in done} == {old, commit}
+    assert {one["release"] for one in done if one["begun"] > ended} == {commit}
+    # The one that was in flight at the restart was finished by the worker that had begun it.
+    in_flight = shop.done(long)
+    assert (in_flight["release"], in_flight["ended"] - in_flight["begun"] >= 4) == (old, True)
+    assert shop.loaded() == {"worker": {commit}, "beat": {commit}, "mailer": {commit}}
+    assert site.engine.docker("exec", site.container(), "cat", "/tmp/mailer") == commit
+    assert len(names) > 30
+
+
+def test_a_role_that_crashes_when_it_starts_takes_everything_back(shop: Shop) -> None:
+    site = shop.site
+    old = site.current
+    before = {name: [one["pid"] for one in role["processes"]] for name, role in shop.roles().items()}
+    broken = TASKS + "\nif os.environ.get('LIGHTSHIP_ROLE') == 'worker':\n    raise RuntimeError('no worker today')\n"
+    code(shop, "v3", files={"service/tasks.py": broken})
+    with site.load() as load, shop.watching_beat() as beats:
+        assert load.wait_count(20)
+        said = site.run("deploy", "--json", expect=4)
+        person = site.run("deploy", expect=3)
+    no_failure(load.report)
+    assert said.error["code"] == "role-failed"
+    assert "the role worker ended: exit status 1" in said.error["message"]
+    assert "RuntimeError: no worker today" in said.error["detail"]["log"]
+    assert "failed here before" in person.stderr
+    assert set(beats) <= {0, 1}
+    assert site.current == old
+    assert site.get()[2] == old
+    # They were restarted there and back, and run what ran before.
+    assert shop.loaded() == {"worker": {old}, "beat": {old}, "mailer": {old}}
+    assert before["worker"] != [one["pid"] for one in shop.roles()["worker"]["processes"]]
+    assert shop.done(shop.queue())["release"] == old
+    code(shop, "v4", files={"service/tasks.py": TASKS})
+
+
+def test_a_rollback_takes_the_roles_back(shop: Shop) -> None:
+    site = shop.site
+    old = site.current
+    code(shop, "v5")
+    site.deploy()
+    with shop.queueing() as names:
+        said = site.run("rollback", "--json", expect=0)
+        ended = time.time()
+        time.sleep(0.5)
+    assert said.result["kind"] == "code"
+    assert shop.loaded() == {"worker": {old}, "beat": {old}, "mailer": {old}}
+    assert {one["release"] for one in jobs(shop, names) if one["begun"] > ended} == {old}
+
+
+def test_a_container_deploy_moves_them_and_never_runs_two(shop: Shop) -> None:
+    site = shop.site
+    name, old = site.container(), site.current
+    long = begun_long(shop, 5)
+    site.configure(env={"CHANGE": "1"})
+    commit = code(shop, "v6")
+    with shop.watching_beat() as beats:
+        said = site.deploy()
+    assert said.result["kind"] == "full"
+    assert site.containers() == [site.container()] != [name]
+    assert set(beats) == {0, 1}
+    assert shop.loaded() == {"worker": {commit}, "beat": {commit}, "mailer": {commit}}
+    assert shop.done(long)["release"] == old
+    assert shop.done(shop.queue())["release"] == commit
+    # A container that is started again by itself has its roles on the right release.
+    before = shop.processes("worker")
+    site.engine.docker("kill", site.container())
+    site.engine.docker("start", site.container())
+    wait(lambda: all(not role["problem"] for role in shop.roles().values()), 40, "the roles did not come back")
+    assert shop.loaded() == {"worker": {commit}, "beat": {commit}, "mailer": {commit}}
+    assert not set(before) & set(shop.processes("worker"))
+
+
+def test_a_role_that_does_not_run_is_drift_and_the_next_deploy_repairs_it(shop: Shop) -> None:
+    site = shop.site
+    [worker] = set(shop.processes("worker")) & top(shop)
+    [pid] = [one["pid"] for one in shop.roles()["worker"]["processes"]]
+    site.engine.docker("exec", site.container(), "kill", "-KILL", str(pid))
+    wait(lambda: worker not in shop.processes("worker"), 10, "it lives")
+    # What is killed comes up again by itself.
+    wait(lambda: not shop.roles()["worker"]["problem"], 30, "it did not come up again")
+    ctl = ["/opt/venv/bin/supervisorctl", "-c", "/etc/lightship/supervisord.conf"]
+    site.engine.docker("exec", site.container(), *ctl, "stop", "role-worker:*")
+    wait(lambda: shop.roles()["worker"]["problem"], 10, "nobody sees that it is stopped")
+    shown = site.run("status", expect=5).stdout
+    assert "0 of 1 processes of the role worker run: it is STOPPED" in shown
+    assert "role worker" in site.run("doctor", expect=5).stdout
+    plan = site.run("plan", expect=0).stdout
+    assert "code deploy: 0 of 1 processes of the role worker run" in plan
+    assert "restart worker, beat, mailer on it" in plan
+    said = site.deploy()
+    assert said.result["kind"] == "code"
+    assert shop.loaded()["worker"] == {site.current}
+    assert site.run("status", expect=0)
+
+
+def top(shop: Shop) -> set[int]:
+    """The processes that Supervisor itself has started, by their numbers on this machine."""
+    first = shop.site.engine.docker("inspect", "--format", "{{.State.Pid}}", shop.site.container())
+    return {int(one) for one in Path(f"/proc/{first}/task/{first}/children").read_text().split()}
+
+
+@pytest.mark.parametrize("point", ["roles.move", "roles.moved", "roles.proven"])
+def test_an_agent_that_is_killed_while_the_roles_restart_is_made_good_by_the_next_deploy(
+    shop: Shop, point: str
+) -> None:
+    site = shop.site
+    commit = code(shop, f"after {point}")
+    log = site.folder / "points"
+    # The controller too, which would ask again and so help.
+    points = {"LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": f"{point}=kill,ask.hello=kill@2",
+              "LIGHTSHIP_FAILPOINTS_LOG": str(log)}  # fmt: skip
+    with site.load() as load:
+        assert load.wait_count(20)
+        assert site.run("deploy", "--json", environment=points).status == -9
+        assert site.get()[2] == commit
+        said = site.deploy()
+    no_failure(load.report)
+    assert said.result["outcome"] == "nothing"
+    assert shop.loaded() == {"worker": {commit}, "beat": {commit}, "mailer": {commit}}
+    assert site.run("status", expect=0)
+
+
+ROLE = """
+import os
+import pathlib
+import signal
+import sys
+import time
+
+from service import version
+
+if version.VERSION.startswith("bad"):
+    sys.exit("this role does not like " + version.VERSION)
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+out = pathlib.Path("/srv/lightship/run")
+while True:
+    time.sleep(0.05)
+"""
+
+
+def test_a_server_without_web_deploys_refuses_and_can_become_one_with_it(engine: Engine, tmp_path: Path) -> None:
+    """In an image for `touch`, so that roles are shown in one of those too."""
+    role = {"command": ["python3", "-m", "service.role"], "processes": 2, "settle": 0.5, "signal": "INT"}
+    site = Site(
+        engine, tmp_path, variant="touch", files={"service/role.py": ROLE},
+        settings={"roles": {"worker": role}, "servers": [{"host": "local", "roles": ["worker"]}]},
+    )  # fmt: skip
+    shop = Shop(site)
+    try:
+        head = site.repository.head
+        said = site.deploy().result["servers"][0]
+        assert (said["workers"], [one["release"] for one in said["processes"]]) == ([], [head, head])
+        assert not site.answers()
+        assert engine.docker("port", site.container()) == ""
+        assert site.run("status", expect=0)
+        assert site.run("doctor", "--json", expect=0)
+        commit = site.change("v2")
+        said = site.deploy()
+        assert said.result["kind"] == "code"
+        assert shop.loaded() == {"worker": {commit}}
+        pids = {one["pid"] for one in shop.roles()["worker"]["processes"]}
+        # The application that does not import is refused though nobody here serves it; nothing is restarted.
+        site.change("v3", more="import missing_package_of_mine")
+        refused = site.deploy(expect=3)
+        assert "No module named 'missing_package_of_mine'" in refused.error["message"]
+        assert {one["pid"] for one in shop.roles()["worker"]["processes"]} == pids
+        # One that only the role cannot stand is taken back.
+        site.change("bad")
+        back = site.deploy(expect=4)
+        assert "this role does not like bad" in back.error["detail"]["log"]
+        assert shop.loaded() == {"worker": {commit}}
+        assert site.run("rollback", "--json", expect=0).result["commit"] == head
+        assert shop.loaded() == {"worker": {head}}
+        assert "there" in site.run("exec", "--", "echo", "there", expect=0).stdout
+        # It becomes a server with web as well, and from then on it answers.
+        site.configure(servers=["local"])
+        commit = site.change("v4")
+        assert site.deploy().result["kind"] == "full"
+        assert site.get() == (200, "v4", commit)
+        assert shop.loaded() == {"worker": {commit}}
+        commit = site.change("v5")
+        assert site.deploy().result["kind"] == "code"
+        assert (site.get(), shop.loaded()) == ((200, "v5", commit), {"worker": {commit}})
+        # An image that cannot run roles is refused, with what is missing in it.
+        conf = (site.repository.tree / "deploy" / "supervisord.conf").read_text()
+        bad_mailer = MAILER.replace("autostart=false", "autostart=true")
+        for text, code_, words in (
+            (conf.partition("[include]")[0], "roles-not-included", "[include]"),
+            (conf + bad_mailer, "roles-not-possible", "autostart=false"),
+            (conf, "roles-not-possible", "no program or group mailer"),
+        ):
+            site.configure(roles={"worker": role, "mailer": {"program": "mailer"}})
+            site.change("v6", files={"deploy/supervisord.conf": text, "service/mailer.py": MAILER_CODE})
+            refused = site.deploy(expect=3)
+            assert refused.error["code"] == code_
+            assert words in refused.error["message"] + refused.error["hint"]
+        assert (site.get(), shop.loaded()) == ((200, "v5", commit), {"worker": {commit}})
+    finally:
+        site.close()

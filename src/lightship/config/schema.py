@@ -188,7 +188,7 @@ class Role(_Model):
     def _one(self) -> Role:
         if bool(self.command) == (self.program is not None):
             raise RuleError("must have exactly one of the keys command, program")
-        if self.program is not None and {"processes", "signal"} & self.model_fields_set:
+        if self.program is not None and (self.processes, self.signal) != (1, "TERM"):
             raise RuleError("must not have processes or signal beside program: the image's supervisord.conf has them")
         return self
 
@@ -369,7 +369,7 @@ class Service(_Model):
         "`[user@]host[:port]` or as a map.",
         examples=[
             ["deploy@web1.example", "deploy@web2.example:2222"],
-            [{"name": "web1", "host": "10.0.0.1", "user": "deploy", "roles": ["web", "worker"]}],
+            [{"name": "web1", "host": "10.0.0.1", "user": "deploy", "roles": ["web"]}],
         ],
     )
     inventory: Annotated[str, rules.INVENTORY] | None = Field(
