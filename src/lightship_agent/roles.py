@@ -116,7 +116,7 @@ def parse_role(name: str, found: Any) -> RoleOrder:
         program=program,
         processes=processes,
         patience=_number(name, "patience", found.get("patience", 60.0), 0.0, LONGEST_PATIENCE),
-        settle=_number(name, "settle", found.get("settle", 2.0), 0.0, LONGEST_SETTLE),
+        settle=_number(name, "settle", found.get("settle", 3.0), 0.0, LONGEST_SETTLE),
         signal=signal,
     )
 

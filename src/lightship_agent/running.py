@@ -327,7 +327,7 @@ class Roles:
             views = read_roles(self.paths, self.instance, orders, first).values()
             for view in views:
                 if view.ended:
-                    raise self._failed(release, f"a process of the role {view.name} ended: {view.ended}")
+                    raise self._failed(release, f"the role {view.name} does not stay up: {view.ended}")
             oldest = max((one.up for view in views for one in view.processes), default=0.0)
             older = begun is not None and oldest > time.monotonic() - begun + TICK
             return not older and not any(view.problem for view in views)

@@ -169,7 +169,7 @@ class Role(_Model):
         examples=[300],
     )
     settle: float = Field(
-        2.0,
+        3.0,
         ge=0,
         le=300,
         description="Seconds that each process must stay up after its start to count as running.",

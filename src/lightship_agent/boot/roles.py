@@ -49,10 +49,12 @@ def write_json(path, value):
 
 
 def how_it_ended(info):
-    """In words: Supervisor's own, or the exit status."""
+    """In words. Of a process that ended at once Supervisor tells no exit status, and 0 in its place."""
+    if info.get("spawnerr"):
+        quickly = info["spawnerr"].startswith("Exited too quickly")
+        return "it ended soon after its start" if quickly else info["spawnerr"]
     status = info.get("exitstatus", 0)
-    words = "exit status %d" % status if status >= 0 else "killed by a signal"
-    return "%s (%s)" % (words, info["spawnerr"]) if info.get("spawnerr") else words
+    return "exit status %d" % status if status >= 0 else "it was killed"
 
 
 class Process:
