@@ -13,7 +13,7 @@ import json
 import re
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Tuple
 
 from lightship_agent import slots
 from lightship_agent.container import Container, Engine
@@ -288,21 +288,26 @@ class Roles:
         ``generation`` gives a number that no order had before. With ``programs`` the image's own are restarted in any
         case: what they run hangs on when they were started.
         """
-        orders = self.orders
-        if not orders:
-            return []
-        keep = not (programs and any(order.program for order in orders.values()))
-        if keep and all(order.release == release for order in orders.values()) and not self._problem():
+        views = self.look()
+        due = {
+            name
+            for name, view in views.items()
+            if view.order.release != release or view.problem or (programs and view.order.program)
+        }
+        if not due:
             return self._seen()
         number = generation()
         self.guard()
         fail_point("roles.move")
-        begun: Optional[float] = None
-        if any((order.release, order.generation) != (release, number) for order in orders.values()):
-            begun = time.monotonic()
-            self._write({name: order.running(release, number) for name, order in orders.items()})
+        begun = time.monotonic()
+        orders = {
+            name: view.order.running(release, number) if name in due else view.order for name, view in views.items()
+        }
+        changed = {name for name in due if orders[name] != views[name].order}
+        if changed:
+            self._write(orders)
         fail_point("roles.moved")
-        self._wait(release, begun)
+        self._wait(release, begun, changed)
         fail_point("roles.proven")
         return self._seen()
 
@@ -317,8 +322,8 @@ class Roles:
         if known is not None:
             slots.write_order(self.paths, self.instance, replace(known, roles=orders))
 
-    def _wait(self, release: str, begun: Optional[float]) -> None:
-        """Wait until every process was seen to run the release, and to have been started after ``begun``."""
+    def _wait(self, release: str, begun: float, changed: Collection[str]) -> None:
+        """Wait until every process was seen to run it, those of ``changed`` roles to have been started since then."""
         orders = self.orders
         seconds = max(order.patience + order.settle for order in orders.values()) + MARGIN
         first = self._first_pid()
@@ -328,9 +333,8 @@ class Roles:
             for view in views:
                 if view.ended:
                     raise self._failed(release, f"the role {view.name} does not stay up: {view.ended}")
-            oldest = max((one.up for view in views for one in view.processes), default=0.0)
-            older = begun is not None and oldest > time.monotonic() - begun + TICK
-            return not older and not any(view.problem for view in views)
+            oldest = max((one.up for view in views if view.name in changed for one in view.processes), default=0.0)
+            return oldest <= time.monotonic() - begun + TICK and not any(view.problem for view in views)
 
         def alive() -> None:
             nonlocal first

@@ -283,7 +283,8 @@ def test_the_first_deploy_starts_the_roles(first: tuple[Shop, Said]) -> None:
     wait(lambda: list((shop.queue_folder / "ticks").iterdir()), 20, "beat does not tick")
     shown = shop.site.run("status", expect=0).stdout
     assert f"{head[:7]} worker 1, pid" in shown
-    assert shop.site.run("deploy", "--json", expect=0).result["outcome"] == "nothing"
+    again = shop.site.run("deploy", "--json", expect=0).result
+    assert again["outcome"] == "nothing", again["why"]
 
 
 def test_a_code_deploy_loses_no_job_and_no_request(shop: Shop) -> None:
