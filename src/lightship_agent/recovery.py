@@ -87,6 +87,7 @@ def _finish_activation(rollout: Rollout) -> None:
     """Do again what of ``activate`` may not have happened; doing it twice changes nothing."""
     tools, situation = rollout.tools, rollout.situation
     if situation.replaces:
+        rollout.rest_old()
         rollout._switch_containers()
         return
     container = rollout._container()

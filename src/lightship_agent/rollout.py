@@ -307,6 +307,7 @@ class Rollout:
         tools.journal.doing("activate")
         self.activated = True
         fail_point("activate.begin")
+        self.rest_old()
         with tools.step("flip"):
             if situation.replaces:
                 # Between the stop and the start nothing serves: this must go on even if this process is killed.
@@ -321,16 +322,25 @@ class Rollout:
         fail_point("rollout.activated")
         return {"flipped": flipped}
 
+    def rest_old(self) -> None:
+        """Have the roles of the old container finish their jobs and stop: no role may ever run in two containers.
+
+        That is before anything else is done to it, while its web role serves: a job in flight may take its time. What
+        has not stopped by then is stopped with the container.
+        """
+        if not self.situation.replaces:
+            return
+        old = self.tools.instances.find(self.situation.old_instance)
+        if old is not None and old.running and self._roles(old).orders:
+            with self.tools.step("rest") as detail:
+                detail.update(rested=self._roles(old).rest())
+
     def _switch_containers(self) -> None:
         """Without a proxy a published port has one owner: the old container stops, then the new one starts."""
         tools, situation = self.tools, self.situation
         instances = tools.instances
         fail_point("switch.begin")
         old, new = instances.find(situation.old_instance), self._container()
-        if old is not None and old.running:
-            # First of all, while the web role still serves: a job in flight may take its time, and no role may ever run
-            # in two containers. What has not stopped by then is stopped with its container.
-            self._roles(old).rest()
         instances.keep_up(new)
         if old is not None:
             instances.let_down(old)
@@ -525,7 +535,9 @@ class Rollout:
             with tools.step("revert"):
                 fail_point("revert.begin")
                 self._restore_state()
+                self._rest_new()
                 self._go_back()
+                self._roles_back()
                 fail_point("revert.end")
         except AgentFailure as error:
             tools.journal.end("degraded")
@@ -561,7 +573,6 @@ class Rollout:
                 raise AgentFailure("container-missing", "the old container is gone")
             if old is not None:
                 instances.keep_up(old)
-            self._rest_new()
             instances.remove(instances.name(situation.instance))
             tools.instances.forget(situation.instance)
             if situation.previous:
@@ -576,7 +587,6 @@ class Rollout:
             old = require(instances.find(situation.old_instance), old.name)
             if situation.previous:
                 self._wait_serving(old, situation.previous, situation.old_slot)
-                self._roles_back(old, situation.previous)
             return
         if situation.previous is None:
             raise AgentFailure("nothing-before", "there was no release before this one")
@@ -588,19 +598,24 @@ class Rollout:
             instances.start(container.name)
             container = self._container()
         self._wait_serving(container, situation.previous, situation.old_slot)
-        self._roles_back(container, situation.previous)
         if situation.way == "swap":
             self._leave_only(situation.old_slot)
 
+    @contained
     def _rest_new(self) -> None:
-        """Let the roles of the container that is given up finish their jobs before it goes."""
-        new = self.tools.instances.find(self.situation.instance)
+        """Let the roles of a container that is given up finish their jobs before it goes."""
+        new = self.tools.instances.find(self.situation.instance) if self.situation.replaces else None
         if new is not None and new.running:
             self._roles(new).rest()
 
-    def _roles_back(self, container: Container, previous: str) -> None:
+    @contained
+    def _roles_back(self) -> None:
         """Restart the roles on the release before; those that were not touched yet go on as they are."""
-        self._roles(container).move(previous, self._next_generation, programs=not self.situation.replaces)
+        situation, instances = self.situation, self.tools.instances
+        container = instances.find(situation.old_instance if situation.replaces else situation.instance)
+        if situation.previous and container is not None:
+            # What a program of the image runs hangs on when it was started, and it may have been after the flip.
+            self._roles(container).move(situation.previous, self._next_generation, programs=not situation.replaces)
 
     def _next_generation(self) -> int:
         state = load_state(self.tools.paths).next_generation()

@@ -1,7 +1,6 @@
-"""Roles beside the web workers: a real Celery (worker and beat) under real deploys, with jobs in flight.
+"""Roles beside the web workers: a real Celery (worker and beat, on Redis) under real deploys, with jobs in flight.
 
-Its broker is a folder of the shared volume, so that nothing else has to run. Each job leaves a file that says which
-release did it, from beginning to end.
+Each job leaves a file that says which release did it, from beginning to end.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import pytest
 
 from support.engine import Engine
 from support.load import LoadReport
+from support.redis import Redis
 from support.site import Said, Site
 
 pytestmark = pytest.mark.timeout(600)
@@ -50,16 +50,10 @@ from celery import Celery
 from service import version
 
 QUEUE = pathlib.Path("/srv/lightship/shared/queue")
-for folder in ("messages", "control", "done", "ticks"):
+for folder in ("begun", "done", "ticks"):
     (QUEUE / folder).mkdir(exist_ok=True)
-app = Celery("service", broker="filesystem://")
+app = Celery("service", broker=os.environ["BROKER"])
 app.conf.update(
-    broker_transport_options={
-        "data_folder_in": str(QUEUE / "messages"),
-        "data_folder_out": str(QUEUE / "messages"),
-        "control_folder": str(QUEUE / "control"),
-        "polling_interval": 0.1,
-    },
     task_ignore_result=True,
     task_acks_late=True,
     worker_prefetch_multiplier=1,
@@ -78,6 +72,7 @@ def note(folder, name, **more):
 @app.task(name="job")
 def job(name, seconds):
     begun = time.time()
+    note("begun", name)
     time.sleep(seconds)
     note("done", name, begun=begun, ended=time.time())
 
@@ -214,13 +209,14 @@ def roles(site_name: str) -> dict[str, Any]:
 def first(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Said]]:
     """A service with roles, and what its first deploy said."""
     name = engine.name("celery")
+    redis = Redis(engine)
     site = Site(
         engine,
         tmp_path_factory.mktemp("roles"),
         name=name,
-        settings={"keep": 3, "shared": ["queue"], "soak": 0.2},
+        settings={"keep": 3, "shared": ["queue"], "soak": 0.2, "env": {"BROKER": redis.url}},
         files={
-            "requirements.txt": "celery==5.6.0\n",
+            "requirements.txt": "celery[redis]==5.6.0\n",
             "service/wsgi.py": WSGI,
             "service/tasks.py": TASKS,
             "service/mailer.py": MAILER_CODE,
@@ -233,6 +229,7 @@ def first(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield Shop(site), site.deploy(expect=None)
     finally:
         site.close()
+        redis.close()
 
 
 @pytest.fixture
@@ -261,8 +258,7 @@ def jobs(shop: Shop, names: list[str]) -> list[dict[str, Any]]:
 def begun_long(shop: Shop, seconds: float) -> str:
     """A long job that a worker is at; its name."""
     name = shop.queue(seconds)
-    wait(lambda: not list((shop.queue_folder / "messages").iterdir()), 20, "nobody took the job")
-    time.sleep(0.3)
+    wait((shop.queue_folder / "begun" / name).exists, 20, "nobody took the job")
     return name
 
 
@@ -354,7 +350,7 @@ def test_a_container_deploy_moves_them_and_never_runs_two(shop: Shop) -> None:
     site = shop.site
     name, old = site.container(), site.current
     long = begun_long(shop, 5)
-    site.configure(env={"CHANGE": "1"})
+    site.configure(env={**site.settings["env"], "CHANGE": "1"})
     commit = code(shop, "v6")
     with shop.watching_beat() as beats:
         said = site.deploy()

@@ -78,17 +78,7 @@ GAP = frozenset({"container", "full", "image", "pulled", "first"})
 BAD = frozenset({"refused", "sick"})
 IN_CONTAINER = ("docker kill", "supervisord", "keeper", "master", "worker")
 #: Points where the agent's work is done by a child of it.
-IN_CHILD = frozenset(
-    {
-        "switch.begin",
-        "roles.rest",
-        "roles.rested",
-        "instance.stop",
-        "instance.stopped",
-        "current.flip",
-        "current.flipped",
-    }
-)
+IN_CHILD = frozenset({"switch.begin", "instance.stop", "instance.stopped", "current.flip", "current.flipped"})
 
 
 class Violation(AssertionError):  # noqa: N818 - it is what was found, not an error of the runner

@@ -253,11 +253,14 @@ def _container_steps(
             else "the old one is kept until the new one is proven",
         )
     )
+    names = ", ".join(facts.roles)
+    rest = (Step("rest", f"stop {names} in {old.name}", "jobs in flight are finished first"),) if old and names else ()
     return (
         Step("tree", f"lay out the release {commit}"),
         Step("start", "start the new image", "in a container that nobody can reach"),
         *before,
         Step("try", f"boot {commit} there"),
+        *rest,
         switch,
         *_proof(service),
     )
