@@ -137,6 +137,8 @@ def read_roles(
     paths: ServicePaths, instance: int, orders: Mapping[str, RoleOrder], first_pid: int
 ) -> Dict[str, RoleView]:
     """The roles of an instance as they are. ``first_pid`` is the container's first process, 0 when there is none."""
+    if not orders:
+        return {}
     told = _status(paths, instance).get("roles")
     known = processes_of(first_pid) if first_pid else None
     found: Dict[str, RoleView] = {}
