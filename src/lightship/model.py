@@ -25,6 +25,8 @@ __all__ = [
     "Outcome",
     "Plan",
     "Release",
+    "Role",
+    "RoleProcess",
     "Server",
     "ServerResult",
     "Slot",
@@ -149,7 +151,8 @@ class Server:
     """The address, or a name that ``~/.ssh/config`` knows."""
     user: str | None = None
     port: int | None = None
-    roles: tuple[str, ...] = ("web",)
+    roles: tuple[str, ...] | None = None
+    """The roles that it plays; ``None``: all that the service has."""
     labels: Mapping[str, str] = field(default_factory=dict)
     sudo: bool | None = None
     """Whether the agent runs as root by sudo; ``None``: when the user is not root."""
@@ -200,6 +203,50 @@ class Slot:
             running=read.flag("running"),
             workers=read.items("workers", Worker.from_json),
             generation=None if generation is None else str(generation)[:64],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RoleProcess:
+    """One process of a role that is there, as the server's own kernel confirmed."""
+
+    role: str
+    process: int
+    pid: int
+    release: str | None
+    state: str
+
+    @classmethod
+    def from_json(cls, data: object, where: str = "process") -> RoleProcess:
+        """Read a process from the agent's JSON."""
+        read = _Reader(data, where)
+        return cls(
+            role=read.text("role"),
+            process=read.integer("process"),
+            pid=read.integer("pid"),
+            release=read.commit_or_none("release"),
+            state=read.text("state", "unknown"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a role is to run on a server, and what its processes run. ``problem`` is empty when all is as it should."""
+
+    release: str | None
+    wanted: int
+    processes: tuple[RoleProcess, ...] = ()
+    problem: str = ""
+
+    @classmethod
+    def from_json(cls, data: object, where: str = "role") -> Role:
+        """Read a role from the agent's JSON."""
+        read = _Reader(data, where)
+        return cls(
+            release=read.commit_or_none("release"),
+            wanted=read.integer("wanted"),
+            processes=read.items("processes", RoleProcess.from_json),
+            problem=read.text("problem"),
         )
 
 
@@ -303,6 +350,7 @@ class Facts:
     releases: tuple[Release, ...] = ()
     container: Container | None = None
     slots: Mapping[str, Slot] = field(default_factory=dict)
+    roles: Mapping[str, Role] = field(default_factory=dict)
     free_bytes: int = 0
     free_inodes: int = 0
     history: tuple[HistoryEntry, ...] = ()
@@ -324,6 +372,7 @@ class Facts:
             releases=read.items("releases", Release.from_json),
             container=read.object_or_none("container", Container.from_json),
             slots=read.mapping("slots", Slot.from_json),
+            roles=read.mapping("roles", Role.from_json),
             free_bytes=disk[0],
             free_inodes=disk[1],
             history=read.items("history", HistoryEntry.from_json),
@@ -346,9 +395,25 @@ class Facts:
         )
 
     @property
+    def web(self) -> bool:
+        """Whether the web role is played here."""
+        return self.container is None or self.container.reload != "roles"
+
+    @property
+    def processes(self) -> tuple[RoleProcess, ...]:
+        """The processes of all roles that are there."""
+        return tuple(process for role in self.roles.values() for process in role.processes)
+
+    @property
     def loaded(self) -> tuple[str, ...]:
-        """The releases that the serving workers have loaded; one when all is well."""
-        return tuple(sorted({worker.release for worker in self.serving if worker.release}))
+        """The releases that serving workers and the roles' processes have loaded; one when all is well."""
+        found = {worker.release for worker in self.serving} | {process.release for process in self.processes}
+        return tuple(sorted(release for release in found if release))
+
+    @property
+    def roles_problem(self) -> str:
+        """What is wrong with a role, in words; empty when all run as they should."""
+        return next((role.problem for role in self.roles.values() if role.problem), "")
 
 
 def _version(data: object, where: str) -> str:
@@ -510,3 +575,5 @@ class ServerResult:
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     error: LightshipError | None = None
+    processes: tuple[RoleProcess, ...] = ()
+    """Those of its roles beside web."""

@@ -45,11 +45,13 @@ class ServerStatus:
             return "there is no container"
         if not self.facts.container.running:
             return f"the container does not run ({self.facts.container.status or 'stopped'})"
-        if not self.loaded:
+        if self.facts.web and not self.facts.serving:
             return "no worker says that it serves"
         others = [short(one) for one in self.loaded if one != self.on_disk]
         if others:
             return f"workers run {', '.join(others)} while {short(self.on_disk)} is on disk"
+        if self.facts.roles_problem:
+            return self.facts.roles_problem
         if self.expected is not None and self.on_disk != self.expected:
             return f"{short(self.on_disk)} is on disk, but {short(self.expected)} was deployed last"
         return ""

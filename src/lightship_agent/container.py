@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.paths import CONTAINER_CODE, CONTAINER_RUN, CONTAINER_SHARED, ServicePaths
-from lightship_agent.records import dataclass
+from lightship_agent.records import dataclass, field
 from lightship_agent.system import Completed, run
 
 __all__ = [
@@ -135,6 +135,7 @@ class ContainerSettings:
     settings: str
     reload: str
     labels: Mapping[str, str]
+    roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def build_command(

@@ -11,6 +11,7 @@ from lightship_agent.errors import AgentFailure
 from lightship_agent.instance import Instances
 from lightship_agent.journal import Journal
 from lightship_agent.paths import ServicePaths
+from lightship_agent.running import roles_facts
 from lightship_agent.slots import MAIN, SLOT_NAMES
 from lightship_agent.state import ServiceState, load_state
 from lightship_agent.system import disk_free, read_trusted
@@ -42,6 +43,7 @@ def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> Dict[
         releases=[one.as_dict() for one in releases.load_all(paths)],
         container=container.as_dict() if container else None,
         slots=_slots(paths, state, bool(container and container.running)),
+        roles=_roles(paths, state, container.pid if container and container.running else 0),
         disk={"free_bytes": space.bytes, "free_inodes": space.inodes or 0},
         history=[past.as_dict() for past in journal.history(HISTORY)],
         env_digest=hashlib.sha256(env).hexdigest() if env is not None else None,
@@ -93,6 +95,11 @@ def _slots(paths: ServicePaths, state: ServiceState, running: bool) -> Dict[str,
     return found
 
 
+def _roles(paths: ServicePaths, state: ServiceState, first_pid: int) -> Dict[str, Any]:
+    order = slots.read_order(paths, state.instance) if state.instance else None
+    return roles_facts(paths, state.instance, order.roles, first_pid) if order else {}
+
+
 def _nothing(paths: ServicePaths) -> Dict[str, Any]:
     place = paths.root
     while not place.exists():
@@ -105,6 +112,7 @@ def _nothing(paths: ServicePaths) -> Dict[str, Any]:
         "releases": [],
         "container": None,
         "slots": {},
+        "roles": {},
         "disk": {"free_bytes": space.bytes, "free_inodes": space.inodes or 0},
         "history": [],
         "env_digest": None,

@@ -12,6 +12,7 @@ from lightship_agent.errors import AgentFailure
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import ServicePaths
 from lightship_agent.records import asdict, dataclass, replace
+from lightship_agent.roles import render_conf, role_orders
 from lightship_agent.system import atomic_write, make_directory, read_trusted
 
 __all__ = ["Instances", "env_file", "env_files", "install_runtime", "make_directories", "render_env", "settings_from"]
@@ -20,6 +21,7 @@ register(
     runtime__install="a file of the runtime is about to be put in place",
     env__write="an instance's variables are about to be written",
     env__written="an instance's variables have been written",
+    roles__conf="what Supervisor is to run for an instance's roles is about to be written",
     instance__create="a container is about to be created",
     instance__created="a container has been created",
     instance__close="the gate of the old container is about to be closed",
@@ -32,7 +34,7 @@ register(
     instance__removed="a container has been removed",
 )
 
-RUNTIME_FILES = ("entry.py", "launcher.py", "keeper.py", "command.py")
+RUNTIME_FILES = ("entry.py", "launcher.py", "keeper.py", "roles.py", "command.py")
 _MAX_ENV = 1024 * 1024
 
 
@@ -132,7 +134,15 @@ class Instances:
         command = create_command(self.paths, name, number, settings, env_file(self.paths, number), check=check)
         self.engine.command(command, f"create the container {name}")
         fail_point("instance.created")
+        self._write_conf(number, name, settings)
         return name
+
+    def _write_conf(self, number: int, name: str, settings: ContainerSettings) -> None:
+        """Write what Supervisor includes, for the image's own interpreter; there before the container is started."""
+        python = require(self.engine.container(name), name).python
+        fail_point("roles.conf")
+        text = render_conf(number, role_orders(settings.roles), python)
+        atomic_write(self.paths.instance_conf(number), text.encode(), 0o644)
 
     def close_gate(self, number: int) -> None:
         """Let the workers of an instance take no new request; those they have they finish."""
@@ -190,6 +200,7 @@ class Instances:
         """Remove what an instance was told and given."""
         self.guard()
         self.paths.instance_file(number).unlink(missing_ok=True)
+        self.paths.instance_conf(number).unlink(missing_ok=True)
         env_file(self.paths, number).unlink(missing_ok=True)
         self.paths.closed(number).unlink(missing_ok=True)
 

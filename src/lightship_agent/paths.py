@@ -138,6 +138,10 @@ class ServicePaths:
         """What the slots of one instance are to run."""
         return self.instances / f"{int(number)}.json"
 
+    def instance_conf(self, number: int) -> Path:
+        """What Supervisor is to run for the roles of one instance."""
+        return self.instances / f"{int(number)}.conf"
+
     def closed(self, number: int) -> Path:
         """The file that closes the gate of a whole instance while it lies there: its workers take no new request."""
         return self.code / f"closed-{int(number)}"
@@ -150,6 +154,10 @@ class ServicePaths:
     def run(self, number: int) -> Path:
         """What one instance says of itself; the container writes here."""
         return self.runs / str(int(number))
+
+    def roles(self, number: int) -> Path:
+        """What the keeper of one instance's roles, and their processes, say."""
+        return self.run(number) / "roles"
 
     def slot(self, number: int, slot: int) -> Path:
         """What one slot of an instance says of itself."""

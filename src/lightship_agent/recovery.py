@@ -87,10 +87,11 @@ def _finish_activation(rollout: Rollout) -> None:
     """Do again what of ``activate`` may not have happened; doing it twice changes nothing."""
     tools, situation = rollout.tools, rollout.situation
     if situation.replaces:
+        rollout.rest_old()
         rollout._switch_containers()
         return
     container = rollout._container()
     if not container.running:
         tools.instances.start(container.name)
-    if situation.way != "swap" and not rollout._touch(container).touched(rollout.touch_mark):
+    if situation.touches and not rollout._touch(container).touched(rollout.touch_mark):
         rollout.touch(container)

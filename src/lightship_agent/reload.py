@@ -17,7 +17,7 @@ from lightship_agent.records import dataclass, replace
 from lightship_agent.slots import MAIN, SLOT_NAMES, InstanceOrder, SlotOrder, SlotView, Worker
 from lightship_agent.system import atomic_write, read_trusted, run
 
-__all__ = ["Booted", "Patience", "SlotReload", "TouchReload", "live_slot", "wait_until"]
+__all__ = ["Booted", "Patience", "SlotReload", "TouchReload", "Watched", "live_slot", "wait_until"]
 
 register(
     candidate__start="the release is about to be tried in a process of its own",
@@ -54,7 +54,9 @@ class Booted:
     test_seconds: float
 
 
-def wait_until(look: Callable[[], bool], seconds: float, *, alive: Optional[Callable[[], None]] = None) -> bool:
+def wait_until(
+    look: Callable[[], bool], seconds: float, *, alive: Optional[Callable[[], None]] = None, every: float = LOOK
+) -> bool:
     """Look every few milliseconds until it is so; False when the time is over. ``alive`` may raise to end the wait."""
     deadline = time.monotonic() + seconds
     next_alive = time.monotonic() + CONTAINER_LOOK
@@ -65,7 +67,7 @@ def wait_until(look: Callable[[], bool], seconds: float, *, alive: Optional[Call
         if alive is not None and now > next_alive:
             alive()
             next_alive = now + CONTAINER_LOOK
-        time.sleep(LOOK)
+        time.sleep(every)
     return True
 
 
@@ -87,7 +89,7 @@ def import_failure(release: str, failure: slots.Failure) -> Refused:
     )
 
 
-class _Watched:
+class Watched:
     """A container that must stay up while something is waited for."""
 
     def __init__(self, engine: Engine, container: str, checkpoint: Callable[[], None]) -> None:
@@ -139,7 +141,7 @@ class SlotReload:
         self.paths = paths
         self.instance = container.instance
         self.patience = patience
-        self.watched = _Watched(engine, container.name, checkpoint)
+        self.watched = Watched(engine, container.name, checkpoint)
 
     def boot(self, order: InstanceOrder, release: str, generation: int, idle: str) -> Booted:
         """Boot the release in the idle slot and wait until each of its workers stands at the gate."""
@@ -231,7 +233,7 @@ class TouchReload:
         self.engine = engine
         self.container = container
         self.patience = patience
-        self.watched = _Watched(engine, container.name, checkpoint)
+        self.watched = Watched(engine, container.name, checkpoint)
 
     def boot(self, release: str) -> Booted:
         """Import and test the release in a process of its own in the same container.

@@ -11,13 +11,14 @@ from lightship_agent.names import printable, valid_commit
 from lightship_agent.protocol import MAX_PIECE
 from lightship_agent.records import dataclass
 from lightship_agent.release import shared_paths
+from lightship_agent.roles import NO_WEB, role_orders
 
 __all__ = ["Check", "Migration", "PrepareRequest", "Reader", "ReceiveRequest"]
 
 KINDS = ("code", "container", "full")
 PARTS = ("ask", "begin", "data", "end")
 LARGEST_PACK = 1 << 40
-RELOADS = ("swap", "touch", "chain")
+RELOADS = ("swap", "touch", "chain", NO_WEB)
 APP = re.compile(r"(?=.{1,255}\Z)[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?")
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._/:@-]{0,300}")
 LONGEST_HEALTH = 3600.0
@@ -285,4 +286,5 @@ def _container(read: Reader, reload: str) -> ContainerSettings:
         settings=read.text("settings_digest", ""),
         reload=reload,
         labels=read.table("labels"),
+        roles={name: role.definition() for name, role in role_orders(read.inner("roles") or {}).items()},
     )

@@ -24,6 +24,8 @@ from lightship_agent.paths import ServicePaths
 from lightship_agent.records import asdict, dataclass, replace
 from lightship_agent.reload import Booted, Patience, SlotReload, TouchReload, idle_slot, live_slot
 from lightship_agent.requests import PrepareRequest
+from lightship_agent.roles import NO_WEB, RoleOrder, role_orders
+from lightship_agent.running import RoleProcess, Roles
 from lightship_agent.slots import InstanceOrder, SlotOrder, Worker
 from lightship_agent.soak import Level, Watch, level
 from lightship_agent.space import (
@@ -108,6 +110,16 @@ class Situation:
         return self.way == "swap" and not self.replaces and self.slot == self.old_slot
 
     @property
+    def touches(self) -> bool:
+        """Whether uWSGI is made to reload itself."""
+        return self.way in ("touch", "chain")
+
+    @property
+    def web(self) -> bool:
+        """Whether this server has the web role."""
+        return self.way != NO_WEB
+
+    @property
     def health_check(self) -> Optional[HealthCheck]:
         """The health path, if there is one."""
         return HealthCheck.parse(self.health) if self.health else None
@@ -186,6 +198,8 @@ class Rollout:
                 order = self._order(request, {situation.old_slot: situation.previous} if situation.old_slot else {})
                 booted = reload.boot(order, situation.commit, situation.generation, situation.slot)
             else:
+                if not situation.web:
+                    self._roles(container).wait_ready()
                 booted = self._touch(container).boot(situation.commit)
             detail.update(import_seconds=booted.import_seconds, workers=booted.workers)
         return booted, checks
@@ -243,8 +257,11 @@ class Rollout:
             with tools.step("try") as detail:
                 if swap and needs_container:
                     self._write_order(full)
+                self._roles(check).wait_ready()
                 if situation.way == "swap":
                     booted = self._slots(check).wait_booted(situation.slot, situation.commit, situation.generation)
+                elif not situation.web:
+                    booted = self._touch(check).boot(situation.commit)
                 else:
                     workers = self._touch(check).wait_serving(situation.commit, new=True)
                     booted = Booted(situation.slot, len(workers), 0.0, 0.0)
@@ -290,11 +307,12 @@ class Rollout:
         tools.journal.doing("activate")
         self.activated = True
         fail_point("activate.begin")
+        self.rest_old()
         with tools.step("flip"):
             if situation.replaces:
                 # Between the stop and the start nothing serves: this must go on even if this process is killed.
                 detached(self._switch_containers)
-            elif situation.way == "swap":
+            elif not situation.touches:
                 releases.flip(tools.paths, situation.commit, tools.guard)
             else:
                 # Between the flip and the touch a worker that is started anew may run what the others do not.
@@ -303,6 +321,19 @@ class Rollout:
         tools.journal.done("activate")
         fail_point("rollout.activated")
         return {"flipped": flipped}
+
+    def rest_old(self) -> None:
+        """Have the roles of the old container finish their jobs and stop: no role may ever run in two containers.
+
+        That is before anything else is done to it, while its web role serves: a job in flight may take its time. What
+        has not stopped by then is stopped with the container.
+        """
+        if not self.situation.replaces:
+            return
+        old = self.tools.instances.find(self.situation.old_instance)
+        if old is not None and old.running and self._roles(old).orders:
+            with self.tools.step("rest") as detail:
+                detail.update(rested=self._roles(old).rest())
 
     def _switch_containers(self) -> None:
         """Without a proxy a published port has one owner: the old container stops, then the new one starts."""
@@ -350,6 +381,28 @@ class Rollout:
         """See every worker run the release, the health path answer, and the release survive its soak."""
         tools, situation = self.tools, self.situation
         container = self._container()
+        workers = self._verify_workers(container) if situation.web else []
+        health = self._verify_health(container)
+        roles = self._verify_roles(container)
+        if situation.soak:
+            with tools.step("soak") as detail:
+                if situation.web:
+                    seen = self._watch(container).run(situation.soak)
+                    detail.update(responses=seen.responses, errors=seen.errors)
+                else:
+                    time.sleep(situation.soak)
+                self._roles(container).same(roles)
+        self.verified = True
+        fail_point("rollout.verified")
+        return {
+            "workers": [worker.as_dict() for worker in workers],
+            "health": health,
+            "web": situation.web,
+            "roles": [one.as_dict() for one in roles],
+        }
+
+    def _verify_workers(self, container: Container) -> List[Worker]:
+        tools, situation = self.tools, self.situation
         with tools.step("workers") as detail:
             workers = self._wait_serving(container, situation.commit, situation.slot)
             leaving: List[Worker] = []
@@ -357,14 +410,17 @@ class Rollout:
             if situation.way == "swap" and situation.old_slot and flipped:
                 leaving = self._slots(container).wait_parked(situation.old_slot)
             detail.update(workers=len(workers), finishing=len(leaving))
-        health = self._verify_health(container)
-        if situation.soak:
-            with tools.step("soak") as detail:
-                seen = self._watch(container).run(situation.soak)
-                detail.update(responses=seen.responses, errors=seen.errors)
-        self.verified = True
-        fail_point("rollout.verified")
-        return {"workers": [worker.as_dict() for worker in workers], "health": health}
+        return workers
+
+    def _verify_roles(self, container: Container) -> List[RoleProcess]:
+        """Restart the roles on the release, now that the web role is seen to serve it."""
+        roles = self._roles(container)
+        if not roles.orders:
+            return []
+        with self.tools.step("roles") as detail:
+            found = roles.move(self.situation.commit, lambda: self.situation.generation)
+            detail.update(processes=len(found))
+        return found
 
     def _watch(self, container: Container) -> Watch:
         tools, situation = self.tools, self.situation
@@ -392,7 +448,11 @@ class Rollout:
         return {"status": answer.status, "seconds": round(answer.seconds, 4)}
 
     def _wait_serving(self, container: Container, commit: str, slot: Optional[str]) -> List[Worker]:
-        if self.situation.way == "swap":
+        # On the way back it is the old container's way that counts.
+        way = container.reload or self.situation.way
+        if way == NO_WEB:
+            return []
+        if way == "swap":
             return self._slots(container).wait_serving(commit, slot or "0")
         new = commit == self.situation.commit != self.situation.previous
         return self._touch(container).wait_serving(commit, new=new)
@@ -475,7 +535,9 @@ class Rollout:
             with tools.step("revert"):
                 fail_point("revert.begin")
                 self._restore_state()
+                self._rest_new()
                 self._go_back()
+                self._roles_back()
                 fail_point("revert.end")
         except AgentFailure as error:
             tools.journal.end("degraded")
@@ -530,7 +592,7 @@ class Rollout:
             raise AgentFailure("nothing-before", "there was no release before this one")
         self._flip_back(situation.previous)
         container = self._container()
-        if situation.way != "swap":
+        if situation.touches:
             self._touch(container).touch(f"back {self.touch_mark}")
         if not container.running:
             instances.start(container.name)
@@ -538,6 +600,27 @@ class Rollout:
         self._wait_serving(container, situation.previous, situation.old_slot)
         if situation.way == "swap":
             self._leave_only(situation.old_slot)
+
+    @contained
+    def _rest_new(self) -> None:
+        """Let the roles of a container that is given up finish their jobs before it goes."""
+        new = self.tools.instances.find(self.situation.instance) if self.situation.replaces else None
+        if new is not None and new.running:
+            self._roles(new).rest()
+
+    @contained
+    def _roles_back(self) -> None:
+        """Restart the roles on the release before; those that were not touched yet go on as they are."""
+        situation, instances = self.situation, self.tools.instances
+        container = instances.find(situation.old_instance if situation.replaces else situation.instance)
+        if situation.previous and container is not None:
+            # What a program of the image runs hangs on when it was started, and it may have been after the flip.
+            self._roles(container).move(situation.previous, self._next_generation, programs=not situation.replaces)
+
+    def _next_generation(self) -> int:
+        state = load_state(self.tools.paths).next_generation()
+        save_state(self.tools.paths, state)
+        return state.generation
 
     def _flip_back(self, previous: str) -> None:
         if releases.current_commit(self.tools.paths) != previous:
@@ -583,6 +666,10 @@ class Rollout:
         tools = self.tools
         return TouchReload(tools.paths, tools.instances.engine, container, self._patience(), self._called_off)
 
+    def _roles(self, container: Container) -> Roles:
+        tools = self.tools
+        return Roles(tools.paths, tools.instances.engine, container, self._called_off, tools.guard)
+
     def _called_off(self) -> None:
         """Before the flip a rollout ends when nobody listens any more; after it, it is finished."""
         if not self.activated:
@@ -597,7 +684,15 @@ class Rollout:
                 found[name] = known.slots[name]
             elif commit:
                 found[name] = SlotOrder(commit, self.situation.generation)
-        return InstanceOrder(request.app, request.health_raw, request.patience, request.shared, found)
+        web, roles = self.situation.web, self._role_orders(known)
+        health = request.health_raw if web else None
+        return InstanceOrder(request.app, health, request.patience, request.shared, found, roles, web)
+
+    def _role_orders(self, known: Optional[InstanceOrder]) -> Mapping[str, RoleOrder]:
+        """The roles as they are told already, or those of a new container, which rest until it serves."""
+        if self.situation.replaces:
+            return role_orders(self._settings().roles)
+        return known.roles if known else {}
 
     def _write_order(self, order: InstanceOrder) -> None:
         self.tools.guard()
@@ -638,6 +733,7 @@ BLAMES_RELEASE = (
     "migration-failed",
     "migration-timeout",
     "not-serving",
+    "role-failed",
     "soak-failed",
     "unhealthy",
 )
@@ -677,7 +773,9 @@ def decide(tools: Tools, request: PrepareRequest) -> Situation:
         raise Refused(
             "no-container", "the service has no container here", hint="`lightship deploy --kind full` makes one"
         )
-    swap = request.reload == "swap"
+    # A container that is gone back to goes its own way.
+    way = str((settings or {}).get("reload") or request.reload)
+    swap = way == "swap"
     slot = slots.SLOT_NAMES[0] if replaces else idle_slot(old_slot)
     if not replaces and request.commit == current and old_slot and _is_well(tools, state.instance, old_slot, current):
         # Two slots of one release have no gate between them: what serves, or will once its container runs, stays.
@@ -685,7 +783,7 @@ def decide(tools: Tools, request: PrepareRequest) -> Situation:
     return Situation(
         commit=request.commit,
         previous=current,
-        way=request.reload,
+        way=way,
         replaces=replaces,
         instance=max(tools.instances.highest(), state.instance) + 1 if replaces else state.instance,
         old_instance=state.instance,

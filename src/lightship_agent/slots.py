@@ -16,7 +16,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from lightship_agent.errors import AgentFailure
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import ServicePaths
-from lightship_agent.records import dataclass
+from lightship_agent.records import dataclass, field
+from lightship_agent.roles import RoleOrder, read_back
 from lightship_agent.system import atomic_write, open_directory, read_untrusted
 
 __all__ = [
@@ -33,8 +34,8 @@ __all__ = [
 ]
 
 register(
-    order__write="the keeper is about to be told what the slots are to run",
-    order__written="the keeper has been told what the slots are to run",
+    order__write="the keeper is about to be told what the slots and roles are to run",
+    order__written="the keeper has been told what the slots and roles are to run",
 )
 
 SLOT_NAMES = ("0", "1")
@@ -57,13 +58,15 @@ class SlotOrder:
 
 @dataclass(frozen=True)
 class InstanceOrder:
-    """What one instance is to run: the whole of ``instances/<n>.json``."""
+    """What one instance is to run: the whole of ``instances/<n>.json``. Without ``web`` it runs no uWSGI."""
 
     app: str
     health: Optional[Mapping[str, Any]]
     patience: float
     shared: Sequence[str]
     slots: Mapping[str, SlotOrder]
+    roles: Mapping[str, RoleOrder] = field(default_factory=dict)
+    web: bool = True
 
     def as_dict(self) -> Dict[str, Any]:
         """The file's content."""
@@ -76,6 +79,8 @@ class InstanceOrder:
             "slots": {
                 name: {"release": slot.release, "generation": slot.generation} for name, slot in self.slots.items()
             },
+            "roles": {name: role.as_dict() for name, role in self.roles.items()},
+            "web": self.web,
         }
 
 
@@ -167,7 +172,15 @@ def read_order(paths: ServicePaths, instance: int) -> Optional[InstanceOrder]:
     except ValueError as error:
         raise AgentFailure("state-damaged", f"{paths.instance_file(instance)} is not JSON: {error}") from None
     slots = {name: SlotOrder(slot["release"], int(slot["generation"])) for name, slot in found["slots"].items()}
-    return InstanceOrder(found["app"], found.get("health"), float(found["patience"]), found.get("shared") or (), slots)
+    return InstanceOrder(
+        app=found["app"],
+        health=found.get("health"),
+        patience=float(found["patience"]),
+        shared=found.get("shared") or (),
+        slots=slots,
+        roles=read_back(found.get("roles") or {}),
+        web=bool(found.get("web", True)),
+    )
 
 
 def _read_json(paths: ServicePaths, instance: int, slot: str, name: str) -> Optional[Mapping[str, Any]]:

@@ -58,7 +58,7 @@ def require_space(place: Path, what: str, *, size: int = 0, files: int = 0) -> N
 
 
 def protected_releases(paths: ServicePaths) -> Set[str]:
-    """The releases that must not go: current, stable, previous, and all that a slot is to run or runs."""
+    """The releases that must not go: current, stable, previous, and all that a slot or role is to run or runs."""
     state = load_state(paths)
     found: Set[Optional[str]] = {state.stable, state.previous}
     return releases_in_use(paths, left=True) | {commit for commit in found if commit}
@@ -71,6 +71,7 @@ def releases_in_use(paths: ServicePaths, *, left: bool = False) -> Set[str]:
         if path.stem.isdigit():
             order = slots.read_order(paths, int(path.stem))
             found |= {slot.release for slot in order.slots.values()} if order else set()
+            found |= {role.release for role in order.roles.values()} if order else set()
             for name in (*slots.SLOT_NAMES, slots.MAIN):
                 if not left and slots.read_stats(paths, int(path.stem), name) is None:
                     continue

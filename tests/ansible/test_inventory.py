@@ -37,7 +37,7 @@ def test_a_file_with_what_ansible_says_of_its_hosts(tmp_path: Path) -> None:
     found = {server.name: server for server in read("hosts.ini", "all", tmp_path)}
     labels = {"zone": "a"}
     key = str(Path("~/key").expanduser())
-    assert found["web2"] == Server("web2", "10.0.0.2", "deploy", 2222, ("web",), labels, None, key)
+    assert found["web2"] == Server("web2", "10.0.0.2", "deploy", 2222, None, labels, None, key)
     assert found["web1"] == Server("web1", "10.0.0.1", None, None, ("web", "worker"), labels)
     assert found["job1.example"] == Server("job1.example", "job1.example")
     assert found["me"].local

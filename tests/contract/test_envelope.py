@@ -21,6 +21,8 @@ from lightship.model import (
     FileChange,
     Plan,
     Release,
+    Role,
+    RoleProcess,
     ServerResult,
     Slot,
     Step,
@@ -34,6 +36,7 @@ from lightship.rollout.result import RolloutResult
 GOLDEN = Path(__file__).parent / "golden"
 OLD, NEW = "a" * 40, "b" * 40
 WORKER = Worker(1, 17, NEW, "serving", 1700000000.5)
+PROCESS = RoleProcess("worker", 0, 18, NEW, "RUNNING")
 CHANGE = Change(
     NEW,
     "Fix \x1b[2J",
@@ -54,9 +57,12 @@ FACTS = Facts(
     hostname="h", python="3.11", docker="20", git="2.39.5", current=NEW, stable=NEW, previous=OLD, releases=(RELEASE,),
     container=Container("shop-1", "id", 1, True, "running", "t", "i", "ii", "fp", "s", "swap"),
     slots={"0": Slot(NEW, True, (WORKER,), "3")}, free_bytes=1, free_inodes=2, env_digest="d",
+    roles={"worker": Role(NEW, 1, (PROCESS,), "")},
 )  # fmt: skip
 ERROR = RefusedError("it does not start", hint="fix it", code="boot-failed", detail={"traceback": "KeyError: 1"})
-DONE = ServerResult("local", "done", "code", NEW, OLD, NEW, (StepTiming("tree", 0.05),), (WORKER,), 0.6)
+DONE = ServerResult(
+    "local", "done", "code", NEW, OLD, NEW, (StepTiming("tree", 0.05),), (WORKER,), 0.6, processes=(PROCESS,)
+)
 RESULTS: dict[str, dict[str, Any]] = {
     "deploy": envelope(
         "deploy",

@@ -20,6 +20,8 @@ from support.torture import GAP, IN_CONTAINER, OPERATIONS, Draw, Torture, draw
 
 pytestmark = pytest.mark.timeout(900)
 
+# Only where there are roles.
+ROLES = ("roles.move", "roles.moved", "roles.proven", "roles.rest", "roles.rested")
 EARLY = ("mirror.", "runtime.", "env.", "build.", "pull.", "instance.remove", "instance.create", "instance.start")
 # Operations that change nothing: looking needs no lock, and what it asks is asked by a deploy too.
 LOOKS = ("status", "logs", "exec")
@@ -155,10 +157,31 @@ def test_where_uwsgi_reloads_itself_a_kill_leaves_one_whole_release_too(
         torture.site.close()
 
 
+def test_roles_run_the_release_that_is_live_too_wherever_their_restart_is_cut_off(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    roles = {"worker": {"command": ["sleep", "infinity"], "processes": 2, "settle": 0.3}}
+    torture = Torture.begin(engine, tmp_path_factory.mktemp("roles") / "site", settings={"roles": roles})
+    try:
+        points = torture.record(("code", "container"))
+        own = [point for point in points["code"] if point.startswith("roles.")]
+        moved = [point for point in points["container"] if point.startswith("roles.")]
+        assert set(ROLES) | {"roles.conf"} == {*own, *moved}
+        with torture.load():
+            carry_out(torture, [Draw("code", f"{point}=kill") for point in own])
+            # Both are killed, so that nobody goes on; then a restart that fails, and is taken back.
+            carry_out(torture, [Draw("code", f"{point}=kill,ask.hello=kill@2") for point in own])
+            carry_out(torture, [Draw("code", "roles.moved=error*1"), Draw("rollback", "roles.moved=kill")])
+            carry_out(torture, [Draw("container", f"{point}=kill,ask.hello=kill@2") for point in moved])
+            carry_out(torture, [Draw("container", "roles.moved=error*1")])
+    finally:
+        torture.site.close()
+
+
 def test_the_sample_has_killed_at_every_fail_point_that_there_is(torture: Torture) -> None:
     assert actions is not None  # and with it every module that registers points
     # A mirror is packed after many fetches only: see test_faults_git.py.
-    elsewhere = ("candidate.", "touch.", "test.", "mirror.maintain")
+    elsewhere = ("candidate.", "touch.", "test.", "mirror.maintain", *ROLES)
     ours = {name for name in FAIL_POINTS if not name.startswith(elsewhere)}
     # A rollback of several servers is what asks for a revert or an abort; looking changes nothing.
     ours |= {name for name in CONTROLLERS if name.partition(".")[2] not in (*LOOKS, "revert", "abort")}

@@ -490,6 +490,9 @@ class Torture:
                    if worker["state"] == "serving"}  # fmt: skip
         _must(serving == {wanted}, f"{one}: status says that {serving} serve")
         _must(shown["current"] == shown["stable"] == wanted, f"{one}: status: {shown['current']} {shown['stable']}")
+        for name, role in shown["roles"].items():
+            runs = [process["release"] for process in role["processes"]]
+            _must(runs == [wanted] * role["wanted"], f"{one}: the role {name} runs {runs}: {role['problem']}")
         _must(bool(shown["container"]["running"]), f"{one}: status says that the container does not run")
         _must(not (found := self.leftovers()), f"{one}: left behind: {found}")
         for release in load_all(self.paths):
@@ -511,7 +514,8 @@ class Torture:
         found = [name for name in self.site.containers() if name != container]
         for folder in (home, home / "code", home / "code" / "releases", home / "code" / "instances", home / "state"):
             found += [str(path) for path in folder.iterdir() if re.match(r"\.|build-", path.name)]
-        found += [str(path) for path in (home / "code" / "instances").iterdir() if path.name != f"{number}.json"]
+        own = (f"{number}.json", f"{number}.conf")
+        found += [str(path) for path in (home / "code" / "instances").iterdir() if path.name not in own]
         found += [str(path) for path in (home / "run").iterdir() if path.name != number]
         found += [str(path) for path in (home / "state").glob("env.*") if path.name != f"env.{number}"]
         found += [str(path) for path in (home / "repo.git").rglob("*.lock")]

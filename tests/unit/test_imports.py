@@ -91,8 +91,8 @@ def test_of_the_agent_the_controller_knows_only_the_protocol_and_how_git_is_run(
 
 @pytest.mark.parametrize("path", AGENT, ids=shown(AGENT))
 def test_the_agent_needs_nothing_but_python(path: Path) -> None:
-    # boot/ is what runs inside the container: under uWSGI, which brings a module of its own.
-    own = {"lightship_agent", "uwsgi"} if "boot" in path.parts else {"lightship_agent"}
+    # boot/ is what runs inside the container: beside each other, and under uWSGI, which brings a module of its own.
+    own = {"lightship_agent", "uwsgi", "keeper"} if "boot" in path.parts else {"lightship_agent"}
     for name, line in imports(path):
         first = name.split(".")[0]
         assert first in sys.stdlib_module_names or first in own, f"{path}:{line}: imports {name}"

@@ -207,10 +207,10 @@ class _Host:
             return number
         return None
 
-    def _roles(self) -> tuple[str, ...]:
+    def _roles(self) -> tuple[str, ...] | None:
         value = self._variables.get("lightship_roles")
         if value is None:
-            return ("web",)
+            return None
         roles = [value] if isinstance(value, str) else value
         if not isinstance(roles, Sequence) or not roles or not all(isinstance(role, str) for role in roles):
             raise self._wrong("lightship_roles", "must be a list of roles")

@@ -358,12 +358,21 @@ def _nearest(word: str, choices: Any) -> str:
 
 def _keys_around(location: yaml.KeyPath) -> list[str]:
     """The known keys of the map that ``location``, an unknown key, stands in."""
-    from lightship.config.schema import Check, Health, ImageBuild, SecretSource, ServerEntry, Service  # noqa: PLC0415
+    from lightship.config.schema import (  # noqa: PLC0415
+        Check,
+        Health,
+        ImageBuild,
+        Role,
+        SecretSource,
+        ServerEntry,
+        Service,
+    )
 
     models: dict[str, type[BaseModel]] = {
         "image": ImageBuild,
         "health": Health,
         "checks": Check,
+        "roles": Role,
         "secrets": SecretSource,
         "servers": ServerEntry,
     }

@@ -48,6 +48,15 @@ services:
       timeout: 120
       state: [python, manage.py, showmigrations]
       files: ["**/migrations/*.py"]
+    roles:                      # beside web, on every server that names no roles of its own
+      worker:
+        command: [celery, -A, shop, worker, --loglevel=info]
+        processes: 1
+        patience: 300           # a job in flight may take so long when the worker is restarted
+      beat:
+        command: [celery, -A, shop, beat, -s, /tmp/celerybeat-schedule]
+        once: true
+      mailer: {program: mailer} # of the image's own supervisord.conf
     health:
       path: /healthz
       host: shop.example

@@ -9,7 +9,7 @@ from lightship.config.yaml import is_plain_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from lightship.config.schema import ServerEntry, Service
+    from lightship.config.schema import Role, ServerEntry, Service
 
 __all__ = ["plain", "yaml_text"]
 
@@ -36,6 +36,7 @@ def _service(service: Service) -> dict[str, Any]:
     found["repository"] = str(service.repository)
     sources: dict[str, SecretSource] = service.secrets
     found["secrets"] = {name: source.model_dump(exclude_none=True) for name, source in sources.items()}
+    found["roles"] = {name: _role(role) for name, role in service.roles.items()}
     found["servers"] = [_server(entry) for entry in service.servers]
     if service.inventory is None:
         del found["inventory"], found["hosts"]
@@ -43,6 +44,12 @@ def _service(service: Service) -> dict[str, Any]:
         del found["servers"]
     tidy: dict[str, Any] = _tidy(found)
     return tidy
+
+
+def _role(role: Role) -> dict[str, Any]:
+    """A command with all its keys, a program with those that it may have."""
+    left = {"processes", "signal"} if role.program is not None else set()
+    return role.model_dump(exclude_none=True, exclude={*left, *([] if role.command else ["command"])})
 
 
 def _server(entry: str | ServerEntry) -> Any:

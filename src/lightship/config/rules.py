@@ -36,8 +36,10 @@ __all__ = [
     "LABEL_VALUE",
     "LOCAL_FILE",
     "PORT",
+    "PROGRAM",
     "REF",
     "RELATIVE_PATH",
+    "ROLE",
     "ROOT",
     "SERVER",
     "SERVER_NAME",
@@ -143,6 +145,16 @@ SERVICE = Rule(
 LABEL = Rule(
     "a short name: letters, digits, '.', '_' and '-', a letter or digit first",
     r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    longest=60,
+)
+ROLE = Rule(
+    "a role's name: lower-case letters, digits and single '-' or '_', a letter first; web is built in",
+    r"(?!web$)[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*",
+    longest=40,
+)
+PROGRAM = Rule(
+    "the name of a program or group of Supervisor's: letters, digits, '.', '_' and '-', a letter or digit first",
+    r"[A-Za-z0-9][A-Za-z0-9_.-]*",
     longest=60,
 )
 APP = Rule("a WSGI callable as 'module.path:name'", rf"{_DOTTED}:{_DOTTED}")

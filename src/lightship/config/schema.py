@@ -20,6 +20,7 @@ __all__ = [
     "ImageBuild",
     "Migration",
     "Repository",
+    "Role",
     "RolloutPolicy",
     "SecretSource",
     "Service",
@@ -141,6 +142,57 @@ class Migration(_Model):
     )
 
 
+class Role(_Model):
+    """Processes beside the web workers, such as a queue's: exactly one of ``command`` and ``program``."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [key]} for key in ("command", "program")]})
+
+    command: tuple[Argument, ...] = _items(
+        default=(),
+        description="The command as a list (no shell), run in the release's directory as the user of the web workers. "
+        "It must stay in the foreground.",
+        examples=[["celery", "-A", "shop", "worker", "--loglevel=info"]],
+    )
+    program: Annotated[str, rules.PROGRAM] | None = Field(
+        None,
+        description="Instead of a command: a program or group that the image's own `supervisord.conf` has, with "
+        "`autostart=false`. It must read the code from `/srv/lightship/code/current`.",
+        examples=["mailer"],
+    )
+    processes: int = Field(1, ge=1, le=100, description="How many processes run the command.", examples=[2])
+    patience: float = Field(
+        60.0,
+        ge=0,
+        le=86400,
+        description="Seconds that a job in flight may take when the role is restarted; then its process is killed. Of "
+        "a `program` the image decides (`stopwaitsecs`); give the same number here.",
+        examples=[300],
+    )
+    settle: float = Field(
+        3.0,
+        ge=0,
+        le=300,
+        description="Seconds that each process must stay up after its start to count as running.",
+        examples=[5],
+    )
+    signal: Literal["TERM", "INT", "QUIT"] = Field(
+        "TERM", description="The signal that asks the command to finish its jobs and end.", examples=["INT"]
+    )
+    once: bool = Field(
+        False,
+        description="Whether it runs only on the first server of those that play the role, as Celery's beat must.",
+        examples=[True],
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Role:
+        if bool(self.command) == (self.program is not None):
+            raise RuleError("must have exactly one of the keys command, program")
+        if self.program is not None and (self.processes, self.signal) != (1, "TERM"):
+            raise RuleError("must not have processes or signal beside program: the image's supervisord.conf has them")
+        return self
+
+
 class Health(_Model):
     """The request that asks whether the service is healthy, and the answer that says so."""
 
@@ -237,8 +289,11 @@ class ServerEntry(_Model):
     port: int | None = Field(
         None, ge=1, le=65535, description="The port of its sshd. Default: what `~/.ssh/config` says.", examples=[2222]
     )
-    roles: tuple[Name, ...] = _items(
-        default=("web",), min_length=1, description="The roles that it plays.", examples=[["web", "worker"]]
+    roles: tuple[Name, ...] | None = _items(
+        default=None,
+        min_length=1,
+        description="The roles that it plays: `web`, and names of `roles`. If not said, all of them.",
+        examples=[["web", "worker"]],
     )
     labels: dict[Name, Annotated[str, rules.LABEL_VALUE]] = Field(
         {}, description="What else there is to know of it.", examples=[{"zone": "a"}], max_length=_LONGEST_LIST
@@ -322,7 +377,7 @@ class Service(_Model):
         "`[user@]host[:port]` or as a map.",
         examples=[
             ["deploy@web1.example", "deploy@web2.example:2222"],
-            [{"name": "web1", "host": "10.0.0.1", "user": "deploy", "roles": ["web", "worker"]}],
+            [{"name": "web1", "host": "10.0.0.1", "user": "deploy", "roles": ["web"]}],
         ],
     )
     inventory: Annotated[str, rules.INVENTORY] | None = Field(
@@ -407,6 +462,13 @@ class Service(_Model):
         description="The migrations of the database. Without it none are run.",
         examples=[{"command": ["python", "manage.py", "migrate", "--noinput"]}],
     )
+    roles: dict[Annotated[str, rules.ROLE], Role] = Field(
+        {},
+        description="What runs beside the web workers, by name: queue workers, schedulers. They are restarted on the "
+        "new release after the web workers, each job in flight being finished first.",
+        examples=[{"worker": {"command": ["celery", "-A", "shop", "worker"]}, "mailer": {"program": "mailer"}}],
+        max_length=50,
+    )
     health: Health = Field(
         default_factory=Health, description="What a healthy service answers.", examples=[{"path": "/healthz"}]
     )
@@ -473,6 +535,13 @@ class Service(_Model):
             found.append(("inventory", "must not be beside servers: it takes their place"))
         if self.inventory is None and "hosts" in self.model_fields_set and self.hosts != "all":
             found.append(("hosts", "must not be without inventory, whose hosts it chooses"))
+        known = ("web", *self.roles)
+        for server in self.machines:
+            unknown = [role for role in server.roles or () if role not in known]
+            if unknown:
+                found.append(
+                    ("servers", f"must not have the role {unknown[0]!r} ({server.name}): roles has no such one")
+                )
         if self.default_stage is not None and self.stage is None:
             found.append(("default_stage", "must not be without stages, one of which it is"))
         for volume in self.volumes:

@@ -6,14 +6,15 @@ import asyncio
 import getpass
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightship.config.secrets import Hidden, redact
 from lightship.errors import LightshipError, UsageError
 from lightship.model import Server
+from lightship.operations.roles import part_services
 from lightship.rollout.events import Emit, Event, LogLine, Note, StepDone, StepFailed
 from lightship.rollout.session import Hello
 from lightship.transport.base import Transport
@@ -38,6 +39,12 @@ class Context:
     emit: Emit
     connect: Connect
     servers: tuple[Server, ...]
+    parts: Mapping[str, Service] = field(default_factory=dict)
+    """The service as each server runs it: with the roles that it plays."""
+
+    def service_on(self, server: str) -> Service:
+        """The service as a server runs it."""
+        return self.parts.get(server, self.service)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,9 +87,10 @@ def load_context(
     loaded = load(config)
     found = loaded.service(service, stage)
     servers = _servers(found, loaded.directory)
+    parts = part_services(found, servers)
     if only:
         servers = _chosen(servers, only)
-    return Context(loaded, found, emit, connect or Connector(servers), servers)
+    return Context(loaded, found, emit, connect or Connector(servers), servers, parts)
 
 
 def _servers(service: Service, directory: Path) -> tuple[Server, ...]:

@@ -232,8 +232,9 @@ def _shared(change: Change, answer: object, seen: dict[str, Change]) -> Change:
 def _planned(context: Context, session: Session, change: Change, resolved: Resolved, wanted: Wanted) -> _Planned:
     if change.commit != resolved.commit:
         raise RefusedError(f"{session.server} fetched {short(change.commit)} and not {short(resolved.commit)}")
-    desired = desired_state(context.service, change, session.facts)
-    shape = planned_shape(context.service, desired.fingerprint)
+    service = context.service_on(session.server)
+    desired = desired_state(service, change, session.facts)
+    shape = planned_shape(service, desired.fingerprint)
     made = make_plan(shape, session.facts, change, desired, wanted.kind, retry=wanted.retry)
     return _Planned(session, made, desired)
 
@@ -246,7 +247,7 @@ def _order(context: Context, one: _Planned, wanted: Wanted, env: Mapping[str, st
             hint="fix it with a new commit, or try the same once more with --retry",
             code="failed-before",
         )
-    service, plan = context.service, one.plan
+    service, plan = context.service_on(one.session.server), one.plan
     container = container_args(service, one.desired, env) if plan.replaces_container else None
     op, image = build_args(service, plan.commit, one.desired) if plan.replaces_container else ("", {})
     return Order(

@@ -11,6 +11,7 @@ from lightship.errors import LightshipError
 from lightship.model import Facts
 from lightship.operations.context import Context
 from lightship.operations.fleet import at_most
+from lightship.operations.roles import NO_WEB
 from lightship.operations.setup import find_facts
 from lightship.plan.setup import plan_setup
 from lightship.rollout import Session
@@ -92,7 +93,7 @@ async def _git_host(context: Context) -> Check:
 
 
 async def _server(context: Context, shells: Shells, name: str) -> list[Check]:
-    server, service = context.server(name), context.service
+    server, service = context.server(name), context.service_on(name)
     try:
         shell = await shells.open(server)
     except LightshipError as error:
@@ -187,13 +188,14 @@ def judge_service(facts: Facts, name: str) -> list[Check]:
     else:
         checks.append(Check("container", "ok", f"{container.name} runs", "", name))
         others = [one[:7] for one in facts.loaded if one != facts.current]
-        if not facts.serving:
+        if facts.web and not facts.serving:
             checks.append(Check("workers", "wrong", "none says that it serves", "see why: lightship logs", name))
         elif others:
             text = f"some run {', '.join(others)}, and {(facts.current or 'nothing')[:7]} is current"
             checks.append(Check("workers", "wrong", text, "lightship deploy", name))
-        else:
+        elif facts.web:
             checks.append(Check("workers", "ok", f"{len(facts.serving)} serve", "", name))
+        checks += _roles(facts, name)
     if facts.stable is not None and facts.current != facts.stable:
         text = f"{(facts.current or 'nothing')[:7]} is current, {facts.stable[:7]} was the last stable one"
         checks.append(Check("rollout", "wrong", text, "a rollout was interrupted; the next deploy ends it", name))
@@ -202,6 +204,16 @@ def judge_service(facts: Facts, name: str) -> list[Check]:
     else:
         checks.append(Check("rollout", "ok", "none is unfinished", "", name))
     return checks
+
+
+def _roles(facts: Facts, name: str) -> list[Check]:
+    """Whether each role's processes are there."""
+    return [
+        Check(f"role {role}", "wrong", found.problem, "see why: lightship logs; then lightship deploy", name)
+        if found.problem
+        else Check(f"role {role}", "ok", f"{len(found.processes)} run", "", name)
+        for role, found in facts.roles.items()
+    ]
 
 
 def judge_examined(service: Service, found: Mapping[str, Any], facts: Facts | None, name: str) -> list[Check]:
@@ -216,7 +228,8 @@ def judge_examined(service: Service, found: Mapping[str, Any], facts: Facts | No
         text = f"somebody else listens on {', '.join(taken)}" if taken else "nobody else has them"
         hint = "see who: ss -ltnp; or take another port" if taken else ""
         checks.append(Check("ports", "wrong" if taken else "ok", text, hint, name))
-    checks.append(_health(service, found.get("health") if up else None, name))
+    if service.reload != NO_WEB:
+        checks.append(_health(service, found.get("health") if up else None, name))
     return checks
 
 

@@ -46,6 +46,12 @@ def drift(servers: Sequence[ServerStatus]) -> tuple[Drift, ...]:
         if loaded or not one.loaded:
             what = " and ".join(short(commit) for commit in one.loaded) or "nothing"
             found.append(Drift(one.server, "loaded", what, short(expected)))
+        elif one.facts is not None:
+            found += [
+                Drift(one.server, f"role {name}", role.problem, short(expected))
+                for name, role in one.facts.roles.items()
+                if role.problem
+            ]
     found += _others(there, "image", lambda one: one.image, str)
     found += _others(there, "environment", lambda one: one.environment, lambda value: value[:_DIGITS])
     places = {one.server: number for number, one in enumerate(servers)}

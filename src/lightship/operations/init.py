@@ -366,6 +366,7 @@ def _lightship_yml(
         shared=_block("shared", [f"- {scalar(one)}" for one in shared], "What outlives releases, such as uploads."),
         checks=_block("checks", _checks(project, settings), "Run with the new code; what is not required only warns."),
         migrate=_block("migrate", _migrations(project, settings), "Run once, when the commits bring new ones."),
+        roles=_roles(project),
         health_path=scalar(path),
         health_host=scalar(host),
         reload=reload,
@@ -413,6 +414,20 @@ def _migrations(project: ProjectFacts, settings: Settings | None) -> list[str]:
         f"command: {_manage_command(project, 'migrate', '--noinput')}",
         f"state: {_manage_command(project, 'showmigrations')}",
     ]
+
+
+def _roles(project: ProjectFacts) -> str:
+    """Celery's worker and beat, in comments: whether there is a broker to reach is not known."""
+    if not project.celery:
+        return ""
+    app = project.settings_module.split(".")[0] or project.app.partition(":")[0].split(".")[0] or "app"
+    app = app if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", app) else "app"
+    return (
+        "    # Celery, restarted on each new release after the web workers; jobs in flight have `patience` seconds.\n"
+        "    # roles:\n"
+        f"    #   worker: {{command: [celery, -A, {app}, worker, --loglevel=info], patience: 60}}\n"
+        f"    #   beat: {{command: [celery, -A, {app}, beat, -s, /tmp/celerybeat-schedule], once: true}}\n"
+    )
 
 
 def _environment(
@@ -590,7 +605,10 @@ def _last_steps(project: ProjectFacts, files: tuple[InitFile, ...]) -> list[str]
     elif Path(top) != Path(project.directory):
         steps.append(f"a release is the whole repository: run init at its top ({top}) or give this project its own")
     if project.celery:
-        steps.append("Celery was found: lightship runs the web process only, workers and beat must run elsewhere")
+        steps.append(
+            "Celery was found: to have its workers run beside the site, take the comment signs off `roles` in "
+            "lightship.yml"
+        )
     for path in project.skipped:
         steps.append(f"{path} was left out: its name cannot be used in a Dockerfile, or it is no regular file")
     if top and any(not file.there and file.text is not None for file in files):

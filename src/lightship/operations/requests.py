@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightship.model import Change, Desired, Facts, Plan
-from lightship.source.fingerprint import differences, image_fingerprint, settings_of
+from lightship.source.fingerprint import differences, image_fingerprint, role_settings, settings_of
 
 if TYPE_CHECKING:
     from lightship.config.schema import Service
@@ -37,6 +37,7 @@ class PlannedShape:
     check_names: Sequence[str]
     reload: str
     migrates: bool
+    role_names: Sequence[str] = ()
 
 
 def planned_shape(service: Service, fingerprint: str = "") -> PlannedShape:
@@ -44,7 +45,12 @@ def planned_shape(service: Service, fingerprint: str = "") -> PlannedShape:
     built = not isinstance(service.image, str)
     name = image_tag(service.name, fingerprint) if built else str(service.image)
     return PlannedShape(
-        built, name, tuple(check.name for check in service.checks), service.reload, service.migrate is not None
+        built,
+        name,
+        tuple(check.name for check in service.checks),
+        service.reload,
+        service.migrate is not None,
+        tuple(service.roles),
     )
 
 
@@ -171,4 +177,5 @@ def container_args(service: Service, desired: Desired, env: Mapping[str, str]) -
         "fingerprint": desired.fingerprint,
         "settings_digest": desired.settings,
         "labels": {},
+        "roles": role_settings(service),
     }

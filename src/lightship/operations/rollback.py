@@ -80,7 +80,6 @@ def _check(to: str | None, rolling: Rolling) -> None:
 
 def _plans(context: Context, opened: Opened, to: str | None) -> list[tuple[Session, Plan]]:
     commit = _target([session.facts for session in opened.sessions], to)
-    shape = planned_shape(context.service)
     plans = []
     for session in opened.sessions:
         if session.facts.release(commit) is None:
@@ -89,6 +88,7 @@ def _plans(context: Context, opened: Opened, to: str | None) -> list[tuple[Sessi
                 hint=f"deploy it: lightship deploy --commit {commit}",
                 code="no-such-release",
             )
+        shape = planned_shape(context.service_on(session.server))
         plan = make_rollback_plan(shape, session.facts, commit)
         context.emit(PlanMade(session.server, plan))
         plans.append((session, plan))
@@ -121,8 +121,8 @@ def _order(context: Context, session: Session, plan: Plan, to: str | None) -> Or
     stored = {"stored": True} if plan.replaces_container else None
     why = f"rollback{f' to {to}' if to else ''}"
     # Whoever asks for a release by name means it, even one that failed once.
-    args = prepare_args(context.service, plan, retry=to is not None, why=why, container=stored)
-    service = context.service
+    service = context.service_on(session.server)
+    args = prepare_args(service, plan, retry=to is not None, why=why, container=stored)
     return Order(
         session=session,
         plan=plan,

@@ -80,7 +80,8 @@ def back_args(service: Service, session: Session, plan: Plan) -> Mapping[str, An
 
 def finishing_seconds(service: Service, soak: float) -> float:
     """How long an agent that is left alone after the flip may need to finish or to go back."""
-    return _SPARE_SECONDS + service.boot_timeout + service.patience + service.health.timeout + soak
+    roles = max((role.patience + role.settle for role in service.roles.values()), default=0.0)
+    return _SPARE_SECONDS + service.boot_timeout + service.patience + service.health.timeout + soak + 2 * roles
 
 
 def gravest_kind(plans: Sequence[Plan]) -> Kind:

@@ -261,6 +261,18 @@ def _one_status(result: StatusResult, one: ServerStatus) -> list[Line]:
                     (printable(worker.state, 20), "good" if worker.state == "serving" else "warn"),
                 ]
             )
+    for name, role in sorted(facts.roles.items()):
+        for process in role.processes:
+            lines.append(
+                [
+                    (f"  {'loaded':<10}", "dim"),
+                    (short(process.release), "bold"),
+                    (f" {printable(name, 40)} {process.process + 1}, pid {process.pid}, ", "dim"),
+                    (printable(process.state, 20).lower(), "good" if process.state == "RUNNING" else "warn"),
+                ]
+            )
+        if role.problem:
+            lines.append([(f"  {'role':<10}", "dim"), (printable(role.problem), "bad")])
     if facts.container is not None:
         container = facts.container
         words = f"{printable(container.name, 100)} (instance {container.instance}, {printable(container.status, 40)})"

@@ -16,11 +16,9 @@ __all__ = ["PlannedService", "make_plan", "make_rollback_plan", "migrate_once"]
 
 _SHOWN = 3
 #: The names of steps are those that the agent reports.
-_PROOF = (
-    Step("workers", "see that every worker runs it"),
-    Step("health", "ask the health path"),
-    Step("commit", "write it down as stable", "and remove releases that are no longer kept"),
-)
+_WEB_PROOF = (Step("workers", "see that every worker runs it"), Step("health", "ask the health path"))
+_COMMIT = Step("commit", "write it down as stable", "and remove releases that are no longer kept")
+_NO_WEB = "roles"
 Override = Literal["code", "container", "full"]
 
 
@@ -41,11 +39,15 @@ class PlannedService(Protocol):
 
     @property
     def reload(self) -> str:
-        """The reload way: swap, touch or chain."""
+        """The reload way: swap, touch or chain, or roles where there is no web role."""
 
     @property
     def migrates(self) -> bool:
         """Whether migrations are configured."""
+
+    @property
+    def role_names(self) -> Sequence[str]:
+        """The roles beside web that the server plays."""
 
 
 def make_plan(
@@ -91,13 +93,13 @@ def make_rollback_plan(service: PlannedService, facts: Facts, commit: str) -> Pl
         live=facts.current,
         ahead=False,
     )
-    live = facts.current == commit and set(facts.loaded) <= {commit} and _running(facts)
+    live = facts.current == commit and set(facts.loaded) <= {commit} and not facts.roles_problem and _running(facts)
     if live and facts.stable == commit:
         return Plan("nothing", commit, (f"{short(commit)} is live already",), (), change)
     why = [_unproven(commit) if live else f"back from {short(facts.current)} to {short(commit)}"]
     if facts.container is None or (release and release.fingerprint not in ("", facts.container.fingerprint)):
         why.append("it ran in a container of another image")
-        return Plan("container", commit, tuple(why), _container_steps(facts, commit), change)
+        return Plan("container", commit, tuple(why), _container_steps(service, facts, commit), change)
     return Plan("code", commit, tuple(why), _code_steps(service, facts, commit), change)
 
 
@@ -157,12 +159,22 @@ def _code_reasons(facts: Facts, change: Change) -> tuple[str, ...]:  # noqa: PLR
         return (f"the container {facts.container.name} does not run ({facts.container.status or 'stopped'})",)
     others = [commit for commit in facts.loaded if commit != change.commit]
     if others:
-        return (f"workers run {', '.join(short(one) for one in others)} and not {short(change.commit)}",)
-    if facts.container is not None and not facts.loaded:
+        return (f"{_who_run(facts, others)} {', '.join(map(short, others))} and not {short(change.commit)}",)
+    if facts.container is not None and facts.web and not facts.serving:
         return (f"no worker serves {short(change.commit)}",)
+    if facts.roles_problem:
+        return (facts.roles_problem,)
     if facts.stable != change.commit:
         return (_unproven(change.commit),)
     return ()
+
+
+def _who_run(facts: Facts, others: Sequence[str]) -> str:
+    """Those that run another release: workers, or processes of roles, or both."""
+    roles = dict.fromkeys(one.role for one in facts.processes if one.release in others)
+    web = any(worker.release in others for worker in facts.serving)
+    names = [*(["workers"] if web else []), *(f"the role {role}" for role in roles)]
+    return f"{' and '.join(names)} run{'s' if names and len(roles) == 1 and not web else ''}"
 
 
 def _unproven(commit: str) -> str:
@@ -200,7 +212,7 @@ def _steps(service: PlannedService, facts: Facts, change: Change, kind: Kind) ->
         if service.builds_image
         else Step("pull", "pull the image", service.image_name)
     )
-    return (image, *_container_steps(facts, change.commit, before))
+    return (image, *_container_steps(service, facts, change.commit, before))
 
 
 def _before(service: PlannedService, change: Change, kind: Kind) -> tuple[Step, ...]:
@@ -217,7 +229,17 @@ def _before(service: PlannedService, change: Change, kind: Kind) -> tuple[Step, 
     return (*checks, Step("migrate", "run the migrations", detail))
 
 
-def _container_steps(facts: Facts, full: str, before: tuple[Step, ...] = ()) -> tuple[Step, ...]:
+def _proof(service: PlannedService) -> tuple[Step, ...]:
+    """What is seen after the flip, and the end."""
+    web = _WEB_PROOF if service.reload != _NO_WEB else ()
+    names = ", ".join(service.role_names)
+    roles = (Step("roles", f"restart {names} on it", "jobs in flight are finished first"),) if names else ()
+    return (*web, *roles, _COMMIT)
+
+
+def _container_steps(
+    service: PlannedService, facts: Facts, full: str, before: tuple[Step, ...] = ()
+) -> tuple[Step, ...]:
     commit = short(full)
     old = facts.container
     switch = (
@@ -226,16 +248,21 @@ def _container_steps(facts: Facts, full: str, before: tuple[Step, ...] = ()) -> 
         else Step(
             "flip",
             f"stop {old.name}, start the new container on {commit}",
-            "for as long as that takes the site does not answer; the old one is kept until the new one is proven",
+            "for as long as that takes the site does not answer; the old one is kept until the new one is proven"
+            if service.reload != _NO_WEB
+            else "the old one is kept until the new one is proven",
         )
     )
+    names = ", ".join(facts.roles)
+    rest = (Step("rest", f"stop {names} in {old.name}", "jobs in flight are finished first"),) if old and names else ()
     return (
         Step("tree", f"lay out the release {commit}"),
         Step("start", "start the new image", "in a container that nobody can reach"),
         *before,
         Step("try", f"boot {commit} there"),
+        *rest,
         switch,
-        *_PROOF,
+        *_proof(service),
     )
 
 
@@ -245,7 +272,10 @@ def _code_steps(service: PlannedService, facts: Facts, commit: str, before: tupl
     if service.reload == "swap":
         boot = Step("boot", f"boot {name} in the idle slot", "beside the one that serves")
         flip = Step("flip", f"point current at {name}", "one rename: its workers begin to accept")
+    elif service.reload == _NO_WEB:
+        boot = Step("boot", f"import {name} in a candidate process")
+        flip = Step("flip", f"point current at {name}")
     else:
         boot = Step("boot", f"import {name} in a candidate process")
         flip = Step("flip", f"point current at {name}", f"and reload the workers ({service.reload})")
-    return (Step("tree", f"lay out the release {name}"), *start, *before, boot, flip, *_PROOF)
+    return (Step("tree", f"lay out the release {name}"), *start, *before, boot, flip, *_proof(service))

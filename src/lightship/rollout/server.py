@@ -22,7 +22,7 @@ from lightship.errors import (
     RevertedError,
     TransportError,
 )
-from lightship.model import Facts, Outcome, ServerResult, Worker, short
+from lightship.model import Facts, Outcome, RoleProcess, ServerResult, Worker, short
 from lightship.rollout.events import Emit, Note, Phase, PhaseDone, PhaseStarted
 from lightship.rollout.order import Order
 
@@ -138,10 +138,18 @@ class ServerRun:
             Worker.from_json(worker, f"verify.workers[{index}]")
             for index, worker in enumerate(workers if isinstance(workers, list) else [])
         )
+        roles = answer.get("roles")
+        session.processes = tuple(
+            RoleProcess.from_json(process, f"verify.roles[{index}]")
+            for index, process in enumerate(roles if isinstance(roles, list) else [])
+        )
         serving = [worker for worker in session.workers if worker.state == "serving"]
-        wrong = [worker for worker in serving if worker.release != commit]
-        if not serving or wrong:
-            runs = ", ".join(sorted({short(worker.release) for worker in wrong})) or "nothing"
+        loaded = [*(worker.release for worker in serving), *(process.release for process in session.processes)]
+        wrong = {release for release in loaded if release != commit}
+        # A server without the web role has proven its roles, and there must be some.
+        proven = serving if answer.get("web", True) else session.processes
+        if not proven or wrong:
+            runs = ", ".join(sorted(map(short, wrong))) or "nothing"
             raise RevertedError(
                 f"{self.server}: not every worker runs {short(commit)}; some run {runs}",
                 code=_DIFFER,
@@ -252,7 +260,7 @@ class ServerRun:
             self._is_lost(error)
             return
         facts = session.facts
-        self.running, session.workers = facts.current, facts.serving
+        self.running, session.workers, session.processes = facts.current, facts.serving, facts.processes
         if facts.current == before and set(facts.loaded) == {before}:
             self.outcome = "reverted"
             return
@@ -285,7 +293,7 @@ class ServerRun:
         if not await self._reach_again():
             return
         facts = session.facts
-        self.running, session.workers = facts.current, facts.serving
+        self.running, session.workers, session.processes = facts.current, facts.serving, facts.processes
         if facts.current == commit and facts.stable == commit and set(facts.loaded) == {commit}:
             self.outcome, self.error = "done", None
             self._end()
@@ -312,7 +320,8 @@ class ServerRun:
         self.running = None
         with contextlib.suppress(LightshipError):
             facts = Facts.from_json(await self.order.session.call("status", timeout=_LOOK_SECONDS))
-            self.running, self.order.session.workers = facts.current, facts.serving
+            self.running = facts.current
+            self.order.session.workers, self.order.session.processes = facts.serving, facts.processes
 
     def _never_went_live(self) -> bool:
         """Whether the server says that this rollout was undone before its flip."""
@@ -367,6 +376,7 @@ class ServerRun:
             running=self.running,
             steps=tuple(session.timings),
             workers=session.workers,
+            processes=session.processes,
             warnings=tuple(session.warnings),
             seconds=self._seconds,
             error=self.error,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from lightship.errors import TransportError
-from lightship.model import Facts, StepTiming, Worker
+from lightship.model import Facts, RoleProcess, StepTiming, Worker
 from lightship.rollout.events import Emit, LogLine, Note, StepDone, StepFailed, StepStarted
 from lightship.transport.base import Transport
 from lightship.transport.conversation import PROTOCOL, Conversation
@@ -71,6 +71,7 @@ class Session:
         self.recovered: Mapping[str, Any] | None = None
         self.timings: list[StepTiming] = []
         self.workers: tuple[Worker, ...] = ()
+        self.processes: tuple[RoleProcess, ...] = ()
         self.warnings: list[str] = []
         self._transport = transport
         self._hello = hello

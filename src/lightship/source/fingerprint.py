@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightship.config.schema import Service
 
-__all__ = ["VERSION", "container_fingerprint", "differences", "image_fingerprint", "settings_of"]
+__all__ = ["VERSION", "container_fingerprint", "differences", "image_fingerprint", "role_settings", "settings_of"]
 
 VERSION = 1
 """Goes into every fingerprint. A change of what is hashed, or of how containers are started, counts it up."""
@@ -26,7 +26,7 @@ def settings_of(service: Service) -> dict[str, Any]:
     Values of ``env`` and ``secrets`` are not here, only their names: the server compares the values by digest. Nor are
     those of build arguments, only their digests, since this is kept as a label of the container.
     """
-    return {
+    found = {
         "image": _image_settings(service),
         "ports": list(service.ports),
         "volumes": list(service.volumes),
@@ -34,6 +34,23 @@ def settings_of(service: Service) -> dict[str, Any]:
         "env": sorted({*service.env, *service.secrets}),
         "reload": service.reload,
         "root": service.root,
+    }
+    # Only where there are some: a container of a service without any is as it was.
+    return {**found, "roles": role_settings(service)} if service.roles else found
+
+
+def role_settings(service: Service) -> dict[str, Any]:
+    """The roles as their container knows them."""
+    return {
+        name: {
+            "command": list(role.command),
+            "program": role.program or "",
+            "processes": role.processes,
+            "patience": role.patience,
+            "settle": role.settle,
+            "signal": role.signal,
+        }
+        for name, role in service.roles.items()
     }
 
 

@@ -3,6 +3,7 @@
 ``launcher.py 0|1``  a slot of the swap: runs what ``instances/<n>.json`` names for it
 ``launcher.py 2``    only sleeps, and so keeps Supervisor's listening socket open while both slots are stopped
 ``launcher.py main`` the one uWSGI of the ``touch`` and ``chain`` reload ways
+``launcher.py role NAME PROCESS``  a process of a role: becomes its command, in the release that the role is to run
 ``launcher.py shared PATH ...``  makes shared folders, for what is run in a release before it is booted
 
 Exit status 0 tells Supervisor not to start it again (``exitcodes=0``, ``autorestart=unexpected``).
@@ -106,6 +107,41 @@ def become_uwsgi(slot):
     os.execv(binary, [binary, "--ini", ini])  # noqa: S606 - no shell is wanted
 
 
+def announce_role(name, process, order):
+    """Say which release this process runs. The folder is root's: the service cannot say anything else there."""
+    folder = os.path.join(RUN, "roles", name)
+    os.makedirs(folder, exist_ok=True)
+    told = {"pid": os.getpid(), "release": order["release"], "generation": order["generation"], "time": time.time()}
+    write_json(os.path.join(folder, "%s.json" % process), told)
+
+
+def become_role(name, process):
+    """Become the role's command, as the workers' user, in the release's physical path, so that it stays one release."""
+    settings = instance_settings()
+    order = (settings.get("roles") or {}).get(name) or {}
+    command, release = order.get("command"), order.get("release")
+    if not command or not release:
+        sys.stderr.write("lightship: the role %s has nothing to run here\n" % name)
+        time.sleep(RETRY_SECONDS)
+        sys.exit(1)
+    prepare_shared(settings.get("shared") or ())
+    folder = os.path.join(CODE, "releases", release)
+    os.chdir(folder)
+    announce_role(name, process, order)
+    user = pwd.getpwnam(os.environ.get("LIGHTSHIP_USER", "app"))
+    path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+    os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name, PYTHONPATH=path)
+    os.environ.update(LIGHTSHIP_RELEASE=release, LIGHTSHIP_ROLE=name, LIGHTSHIP_PROCESS=process)
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+    except OSError as error:
+        sys.stderr.write("lightship: the role %s cannot run %s: %s\n" % (name, command[0], error.strerror))
+        sys.exit(127)
+
+
 def tell_failure(slot, order, error):
     """Whoever waits for a candidate is told, rather than left to wait: a second try would end the same."""
     if not is_live(order["release"]):
@@ -119,7 +155,12 @@ def main():
     if slot == "shared":
         prepare_shared(sys.argv[2:])
         return
+    if slot == "role":
+        become_role(sys.argv[2], sys.argv[3])
     settings = instance_settings()
+    if slot == "main" and not settings.get("web", True):
+        # There is no web role on this server, and Supervisor is to leave it at that.
+        os.execvp("sleep", ["sleep", "infinity"])  # noqa: S606
     if slot != "main":
         order = (settings.get("slots") or {}).get(slot)
         if order is None:

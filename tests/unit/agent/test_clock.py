@@ -15,6 +15,9 @@ pytestmark = pytest.mark.unit
 RECORDED = {
     "boot/entry.py:is_closed",  # bounded by the monotonic clock as well
     "boot/entry.py:write",  # when an announcement was made
+    "boot/launcher.py:announce_role",
+    "boot/roles.py:announce",
+    "boot/roles.py:say",
     "checks.py:_keep",  # the name of a kept log
     "journal.py:begin",
     "journal.py:doing",

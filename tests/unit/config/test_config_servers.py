@@ -44,7 +44,8 @@ def test_an_address_and_a_map_describe_a_server() -> None:
         },
         {"host": "::1", "port": 2222},
     ]
-    assert config(servers=entries).service().machines == (
+    roles = {"worker": {"command": ["true"]}}
+    assert config(servers=entries, roles=roles).service().machines == (
         Server("local", "localhost", local=True),
         Server("web1.example", "web1.example"),
         Server("web2.example:2222", "web2.example", "deploy", 2222),

@@ -393,3 +393,20 @@ def test_the_python_that_the_requirements_need(tmp_path: Path, files: dict[str, 
     found = plan(django(tmp_path, **files))
     docker = "deploy/Dockerfile" if "Dockerfile" in files else "Dockerfile"
     assert f"ARG BASE_IMAGE=python:{python}-slim-bookworm" in text(found, docker)
+
+
+def test_celery_is_found_and_its_roles_are_there_for_the_taking(tmp_path: Path) -> None:
+    top = django(tmp_path)
+    make(top, {"requirements.txt": "Django==5.2.8\ncelery==5.6.0\n"})
+    made = plan(top)
+    assert says(made.todo, "Celery was found")
+    assert not config(made).service().roles
+    written = text(made, "lightship.yml")
+    lines = [line.replace("# ", "", 1) if line.startswith("    # ") else line for line in written.splitlines()]
+    start = next(number for number, line in enumerate(lines) if line.strip() == "roles:")
+    taken = [*written.splitlines()[:start], *lines[start : start + 3], *written.splitlines()[start + 3 :]]
+    roles = parse("\n".join(taken)).service().roles
+    assert roles["worker"].command[:4] == ("celery", "-A", "mysite", "worker")
+    assert roles["beat"].once
+    # Whoever has none is not told of any.
+    assert "roles" not in text(plan(django(tmp_path / "plain")), "lightship.yml")

@@ -60,6 +60,7 @@ INFRASTRUCTURE: list[tuple[dict[str, Any], list[str]]] = [
     ({"secrets": {"S": {"env": "S"}}}, ["env.S"]),
     ({"reload": "touch"}, ["reload"]),
     ({"root": "/data/lightship"}, ["root"]),
+    ({"roles": {"worker": {"command": ["true"]}}}, ["roles"]),
 ]
 CODE: list[dict[str, Any]] = [
     {"repository": "/srv/git/other"},
