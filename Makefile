@@ -5,7 +5,7 @@ UNIT := tests/unit tests/contract
 export GIT_CONFIG_NOSYSTEM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine demo test torture unit lint format bench soak lock clean
+.PHONY: help setup engine demo test torture unit lint format bench soak gapless lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: setup engine ## the measured promises, as ratios
 
 soak: setup engine ## N=200 deploys in a row, good and broken, under load: nothing fails, nothing grows
 	@PYTHONPATH=tests $(VENV)/python -m support.endurance --deploys $(or $(N),200)
+
+gapless: setup engine ## N=40 container and full deploys behind the proxy, under load: no request fails
+	@PYTHONPATH=tests $(VENV)/python -m support.endurance --proxy --deploys $(or $(N),40)
 
 format: setup ## put the sources in order
 	@$(VENV)/ruff check --fix .

@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-pytest_plugins = ["support.engine", "support.servers"]
+pytest_plugins = ["support.engine", "support.proxy", "support.servers"]
 
 HERE = Path(__file__).resolve().parent
 # Seconds a single test may take before it is ended as hanging.

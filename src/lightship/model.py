@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 from lightship.errors import LightshipError, TransportError
 
 __all__ = [
+    "Certificate",
     "Change",
     "Commit",
     "Container",
@@ -24,6 +25,8 @@ __all__ = [
     "Kind",
     "Outcome",
     "Plan",
+    "ProxyClaim",
+    "ProxyFacts",
     "Release",
     "Role",
     "RoleProcess",
@@ -312,6 +315,99 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate that the proxy has loaded; ``until`` as HAProxy words it, empty when it does not say."""
+
+    path: str
+    until: str = ""
+    names: str = ""
+
+    @classmethod
+    def from_json(cls, data: object, where: str = "certificate") -> Certificate:
+        """Read a certificate from the agent's JSON."""
+        read = _Reader(data, where)
+        return cls(path=read.text("path"), until=read.text("until"), names=read.text("names"))
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyClaim:
+    """What a service has of the proxy on a server, as ``proxy`` in lightship.yml says it. 0 is "no such port"."""
+
+    hosts: tuple[str, ...] = ()
+    address: str = ""
+    http: int = 0
+    https: int = 0
+    certificates: tuple[str, ...] = ()
+    redirect: bool = False
+    timeout: float = 0.0
+    port: int = 0
+    image: str = ""
+    acme_port: int = 0
+
+    @classmethod
+    def from_json(cls, data: object, where: str = "claim") -> ProxyClaim:
+        """Read a claim from the agent's JSON, or from what is sent to it."""
+        read = _Reader(data, where)
+        return cls(
+            hosts=read.strings("hosts"),
+            address=read.text("address"),
+            http=read.integer("http"),
+            https=read.integer("https"),
+            certificates=read.strings("certificates"),
+            redirect=read.flag("redirect"),
+            timeout=read.number("timeout"),
+            port=read.integer("port"),
+            image=read.text("image"),
+            acme_port=read.integer("acme_port"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyFacts:
+    """The proxy on a server, as it serves this service.
+
+    ``current``: it runs by the configuration that was written. ``leads``: requests go to the container of the instance
+    ``leads_to``. ``maintenance`` is since when visitors are turned away.
+    """
+
+    container: str
+    image: str = ""
+    running: bool = False
+    current: bool = False
+    leads: bool = False
+    leads_to: int = 0
+    claim: ProxyClaim = field(default_factory=ProxyClaim)
+    maintenance: float | None = None
+    certificates: tuple[Certificate, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: object, where: str = "proxy") -> ProxyFacts:
+        """Read what the agent says of the proxy."""
+        read = _Reader(data, where)
+        since = read.number("maintenance", -1.0)
+        return cls(
+            container=read.text("container"),
+            image=read.text("image"),
+            running=read.flag("running"),
+            current=read.flag("current"),
+            leads=read.flag("leads"),
+            leads_to=read.integer("leads_to"),
+            claim=read.object_or_none("claim", ProxyClaim.from_json) or ProxyClaim(),
+            maintenance=since if since >= 0 else None,
+            certificates=read.items("certificates", Certificate.from_json),
+        )
+
+    @property
+    def problem(self) -> str:
+        """What is not as it should be; empty when all is well."""
+        if not self.running:
+            return f"the proxy {self.container} does not run"
+        if not self.current:
+            return "the proxy does not run by the configuration that was written"
+        return "" if self.leads else "the proxy does not lead to the container that serves"
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryEntry:
     """One earlier rollout on a server."""
 
@@ -355,6 +451,7 @@ class Facts:
     free_inodes: int = 0
     history: tuple[HistoryEntry, ...] = ()
     env_digest: str | None = None
+    proxy: ProxyFacts | None = None
 
     @classmethod
     def from_json(cls, data: object, where: str = "facts") -> Facts:
@@ -377,6 +474,7 @@ class Facts:
             free_inodes=disk[1],
             history=read.items("history", HistoryEntry.from_json),
             env_digest=read.text_or_none("env_digest"),
+            proxy=read.object_or_none("proxy", ProxyFacts.from_json),
         )
 
     def release(self, commit: str | None) -> Release | None:

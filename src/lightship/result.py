@@ -54,7 +54,7 @@ class ServerStatus:
             return self.facts.roles_problem
         if self.expected is not None and self.on_disk != self.expected:
             return f"{short(self.on_disk)} is on disk, but {short(self.expected)} was deployed last"
-        return ""
+        return self.facts.proxy.problem if self.facts.proxy is not None else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ import fcntl
 import os
 import re
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from lightship_agent import VERSION, facts, protocol, recovery, rollout
+from lightship_agent import VERSION, facts, handover, protocol, recovery, rollout
 from lightship_agent import lock as locks
 from lightship_agent import release as releases
 from lightship_agent.container import LABEL_ROOT, Engine, build_command, exec_command
@@ -20,9 +20,10 @@ from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
+from lightship_agent.proxy import Proxy
 from lightship_agent.receive import Receiver
 from lightship_agent.redaction import Redaction
-from lightship_agent.requests import IMAGE, PrepareRequest, Reader, ReceiveRequest
+from lightship_agent.requests import IMAGE, PrepareRequest, Reader, ReceiveRequest, proxy_claim
 from lightship_agent.space import require_space
 from lightship_agent.state import load_state
 from lightship_agent.system import Completed, read_trusted, run
@@ -45,6 +46,7 @@ BUILD_SECONDS = 3600.0
 EXEC_SECONDS = 86400.0
 FILES_SHOWN = 500
 COMMITS_SHOWN = 50
+MAX_PAGE = 200_000
 
 
 class Actions:
@@ -168,14 +170,21 @@ class Actions:
         if pending is None:
             releases.clean_unfinished(self._known_paths)
             recovery.adopt(self._tools())
+            self._heal_proxy()
             return None
         with self._step("recover") as detail:
             fail_point("recover.begin")
             told = recovery.recover(self._tools(), pending)
             recovery.adopt(self._tools())
+            self._heal_proxy()
             fail_point("recover.end")
             detail.update(outcome=told["outcome"])
         return told
+
+    def _heal_proxy(self) -> None:
+        """What the proxy lacks is put right; what cannot be is for the rollout to say, which needs it or not."""
+        with suppress(AgentFailure):
+            handover.heal(self._tools(), load_state(self._known_paths).instance)
 
     def _run(self, argv: Sequence[str], **options: Any) -> Completed:
         """Run a program with the lock as its own: what it changes is over before anybody else begins, even if this
@@ -428,6 +437,44 @@ class Actions:
         if found is None:
             raise Refused("image-missing", f"the image {image} is not to be had on this server")
         return {"image_id": found, "digest": found}
+
+    # --- the proxy ----------------------------------------------------------------
+
+    def _proxy(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        """Bring the proxy in line with what the service wants of it: host names, ports, certificates, its image."""
+        claim = proxy_claim(Reader(args).inner("claim"))
+        if claim is None:
+            raise ProtocolError("bad-value", "proxy: there is no claim")
+        proxy = Proxy(self._known_paths, self._engine, self._guard)
+        before = proxy.entry()
+        with self._step("proxy"):
+            proxy.require(claim, self._published() if before is None else ())
+            restarted = proxy.restart(claim.image)
+            proxy.run(claim.image)
+            if before is not None:
+                proxy.claim(claim, before.instance, before.upstream)
+        after = proxy.entry()
+        return {"restarted": restarted, "changed": restarted or before != after, "proxy": proxy.facts()}
+
+    def _published(self) -> List[int]:
+        """The ports that the service's own container has, which it gives up when the proxy takes its place."""
+        found = self._instances.find(load_state(self._known_paths).instance)
+        return list(handover.published_ports(found)) if found is not None else []
+
+    def _maintenance(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        """Turn visitors away with a page, or let them in again. A deploy may go on meanwhile, so it takes no lock."""
+        read = Reader(args)
+        on, page = read.flag("on"), read.text("page", "")
+        if len(page) > MAX_PAGE:
+            raise ProtocolError("bad-value", f"page: it has more than {MAX_PAGE} characters")
+        if on and not page:
+            raise ProtocolError("bad-value", "page: there is none")
+        proxy = Proxy(self._known_paths, self._engine, lambda: None)
+        known = proxy.entry()
+        already = known is not None and (known.maintenance is not None) == on
+        with self._step("maintenance"):
+            proxy.maintenance((known.maintenance if known and already else time.time()) if on else None, page)
+        return {"changed": not already, "proxy": proxy.facts()}
 
     # --- the phases of a rollout ---------------------------------------------------
 

@@ -32,6 +32,7 @@ LABEL_ROOT = "lightship.root"
 LABEL_FINGERPRINT = "lightship.fingerprint"
 LABEL_SETTINGS = "lightship.settings"
 LABEL_RELOAD = "lightship.reload"
+LABEL_UPSTREAM = "lightship.upstream"
 DEFAULT_SOCKET = "/var/run/docker.sock"
 MAX_ANSWER = 16 * 1024 * 1024
 
@@ -97,6 +98,11 @@ class Container:
         """The interpreter that has the service's packages (an image may set ``LIGHTSHIP_PYTHON``)."""
         return self.env.get("LIGHTSHIP_PYTHON", "/opt/venv/bin/python3")
 
+    @property
+    def behind_proxy(self) -> bool:
+        """Whether it listens on the loopback alone, for a proxy to lead to it."""
+        return LABEL_UPSTREAM in self.labels
+
     def published(self) -> Optional[int]:
         """The first host port that is published, or None."""
         for bindings in self.ports.values():
@@ -136,6 +142,8 @@ class ContainerSettings:
     reload: str
     labels: Mapping[str, str]
     roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    upstream: str = ""
+    """With a proxy before it: where it listens on this machine's loopback, and its port inside (``8000:8000``)."""
 
 
 def build_command(
@@ -205,6 +213,9 @@ def create_command(
     if not check:
         for port in settings.ports:
             command += ["--publish", port]
+        if settings.upstream:
+            command += ["--label", f"{LABEL_UPSTREAM}={settings.upstream}"]
+            command += ["--publish", f"127.0.0.1:{settings.upstream}"]
     return [*command, "--", settings.image]
 
 

@@ -11,6 +11,7 @@ from lightship_agent.errors import AgentFailure
 from lightship_agent.instance import Instances
 from lightship_agent.journal import Journal
 from lightship_agent.paths import ServicePaths
+from lightship_agent.proxy import Proxy
 from lightship_agent.running import roles_facts
 from lightship_agent.slots import MAIN, SLOT_NAMES
 from lightship_agent.state import ServiceState, load_state
@@ -46,6 +47,7 @@ def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> Dict[
         roles=_roles(paths, state, container.pid if container and container.running else 0),
         disk={"free_bytes": space.bytes, "free_inodes": space.inodes or 0},
         history=[past.as_dict() for past in journal.history(HISTORY)],
+        proxy=_proxy(paths, instances) if version else None,
         env_digest=hashlib.sha256(env).hexdigest() if env is not None else None,
     )
     return facts
@@ -70,6 +72,13 @@ def _current(paths: ServicePaths) -> Optional[str]:
     try:
         return releases.current_commit(paths)
     except AgentFailure:
+        return None
+
+
+def _proxy(paths: ServicePaths, instances: Instances) -> Optional[Dict[str, Any]]:
+    try:
+        return Proxy(paths, instances.engine, instances.guard).facts()
+    except (AgentFailure, OSError):
         return None
 
 
@@ -116,4 +125,5 @@ def _nothing(paths: ServicePaths) -> Dict[str, Any]:
         "disk": {"free_bytes": space.bytes, "free_inodes": space.inodes or 0},
         "history": [],
         "env_digest": None,
+        "proxy": None,
     }

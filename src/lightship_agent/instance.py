@@ -25,6 +25,7 @@ register(
     instance__create="a container is about to be created",
     instance__created="a container has been created",
     instance__close="the gate of the old container is about to be closed",
+    instance__open="the gate of a container is about to be opened beside the one that serves",
     instance__policy="whether the engine starts a container by itself is about to be changed",
     instance__stop="the old container is about to be stopped",
     instance__stopped="the old container has been stopped",
@@ -34,7 +35,7 @@ register(
     instance__removed="a container has been removed",
 )
 
-RUNTIME_FILES = ("entry.py", "launcher.py", "keeper.py", "roles.py", "command.py")
+RUNTIME_FILES = ("entry.py", "launcher.py", "keeper.py", "roles.py", "command.py", "assets.py")
 _MAX_ENV = 1024 * 1024
 
 
@@ -155,6 +156,22 @@ class Instances:
         self.guard()
         self.paths.closed(number).unlink(missing_ok=True)
 
+    def open_beside(self, number: int, release: str) -> None:
+        """Let the workers of an instance serve that release while another instance serves another one.
+
+        With a proxy before them it is the proxy that says whose requests they get.
+        """
+        if read_trusted(self.paths.opened(number), 1000) == release.encode("ascii"):
+            return
+        self.guard()
+        fail_point("instance.open")
+        atomic_write(self.paths.opened(number), release.encode("ascii"), 0o644)
+
+    def no_longer_beside(self, number: int) -> None:
+        """Have the workers of an instance serve what ``current`` names, and nothing else, again."""
+        self.guard()
+        self.paths.opened(number).unlink(missing_ok=True)
+
     def keep_up(self, container: Container) -> None:
         """Have the engine start this container whenever it does not run, also after its own restart.
 
@@ -203,6 +220,7 @@ class Instances:
         self.paths.instance_conf(number).unlink(missing_ok=True)
         env_file(self.paths, number).unlink(missing_ok=True)
         self.paths.closed(number).unlink(missing_ok=True)
+        self.paths.opened(number).unlink(missing_ok=True)
 
     def others(self, keep: int) -> List[Container]:
         """The service's containers but for one instance."""

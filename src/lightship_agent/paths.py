@@ -146,6 +146,10 @@ class ServicePaths:
         """The file that closes the gate of a whole instance while it lies there: its workers take no new request."""
         return self.code / f"closed-{int(number)}"
 
+    def opened(self, number: int) -> Path:
+        """The file that opens the gate of one instance for the release it names, whatever ``current`` names."""
+        return self.code / f"opened-{int(number)}"
+
     @property
     def runs(self) -> Path:
         """Over the directories of the instances."""

@@ -61,10 +61,10 @@ MOST_HAVES = 200
 
 OUTCOMES = ("failed", "usage", "refused", "reverted", "degraded", "locked")
 
-LOCKING_OPERATIONS = ("build", "pull", "prepare", "activate", "verify", "commit", "revert", "abort")
+LOCKING_OPERATIONS = ("build", "pull", "prepare", "activate", "verify", "commit", "revert", "abort", "proxy")
 """What needs the service's lock: ``hello`` must have been sent with ``lock: true``."""
 
-OPERATIONS = ("hello", "receive", "inspect", *LOCKING_OPERATIONS, "status", "logs", "exec", "bye")
+OPERATIONS = ("hello", "receive", "inspect", *LOCKING_OPERATIONS, "status", "logs", "exec", "maintenance", "bye")
 
 
 def encode(message: Dict[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ All that is needed stands in the journal (``rollout.Situation``). After it the s
 
 from typing import Any, Dict
 
+from lightship_agent import handover
 from lightship_agent import release as releases
 from lightship_agent.errors import AgentFailure, Degraded, contained
 from lightship_agent.failpoints import fail_point, register
@@ -88,7 +89,10 @@ def _finish_activation(rollout: Rollout) -> None:
     tools, situation = rollout.tools, rollout.situation
     if situation.replaces:
         rollout.rest_old()
-        rollout._switch_containers()
+        if handover.involved(situation):
+            handover.switch(rollout)
+        else:
+            rollout._switch_containers()
         return
     container = rollout._container()
     if not container.running:

@@ -4,11 +4,13 @@ import base64
 import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
+from lightship_agent.assets import Assets
 from lightship_agent.container import ContainerSettings
 from lightship_agent.errors import ProtocolError
 from lightship_agent.health import HealthCheck
 from lightship_agent.names import printable, valid_commit
 from lightship_agent.protocol import MAX_PIECE
+from lightship_agent.proxy_config import DEFAULT_IMAGE, Claim
 from lightship_agent.records import dataclass
 from lightship_agent.release import shared_paths
 from lightship_agent.roles import NO_WEB, role_orders
@@ -22,6 +24,7 @@ RELOADS = ("swap", "touch", "chain", NO_WEB)
 APP = re.compile(r"(?=.{1,255}\Z)[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?")
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._/:@-]{0,300}")
 LONGEST_HEALTH = 3600.0
+LONGEST_ASSETS = 366 * 86400.0
 STATUS = re.compile(r"[1-5][0-9]{2}(-[1-5][0-9]{2})?", re.ASCII)
 T = TypeVar("T")
 
@@ -189,6 +192,8 @@ class PrepareRequest:
     stored: bool
     env: Optional[Mapping[str, str]]
     secrets: Sequence[str]
+    proxy: Optional[Claim] = None
+    assets: Optional[Assets] = None
 
     @classmethod
     def parse(cls, args: Mapping[str, Any]) -> "PrepareRequest":
@@ -219,6 +224,8 @@ class PrepareRequest:
             stored=stored,
             env=Reader(inner, "container.").environment("env") if inner and "env" in inner else None,
             secrets=Reader(inner, "container.").texts("secrets") if inner else (),
+            proxy=proxy_claim(read.inner("proxy")),
+            assets=_assets(read.inner("assets")),
         )
 
 
@@ -251,6 +258,50 @@ def _decoded(text: str) -> bytes:
     if len(found) > MAX_PIECE:
         raise ProtocolError("bad-value", f"data: a piece has at most {MAX_PIECE} bytes")
     return found
+
+
+def _assets(found: Optional[Mapping[str, Any]]) -> Optional[Assets]:
+    if found is None:
+        return None
+    read = Reader(found, "assets.")
+    (directory,) = shared_paths([read.text("directory")])
+    return Assets(directory, read.seconds("seconds", 0.0, LONGEST_ASSETS))
+
+
+HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII
+)
+SERVER_PATH = re.compile(r"(?=.{1,500}\Z)(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._@+~=-]+)+", re.ASCII)
+ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9a-fA-F:]{2,45}", re.ASCII)
+
+
+def proxy_claim(found: Optional[Mapping[str, Any]]) -> Optional[Claim]:
+    """What a service wants of the proxy; None for nothing. All of it gets into the proxy's configuration."""
+    if found is None:
+        return None
+    read = Reader(found, "proxy.")
+    hosts, certificates = read.texts("hosts"), read.texts("certificates")
+    for host in hosts:
+        if not HOST_NAME.fullmatch(host):
+            raise _wrong("proxy.hosts", host, "is not a host name in lower case")
+    for path in certificates:
+        if not SERVER_PATH.fullmatch(path):
+            raise _wrong("proxy.certificates", path, "is not a plain absolute path")
+    claim = Claim(
+        hosts=tuple(dict.fromkeys(hosts)),
+        address=read.text("address", "", ADDRESS),
+        http=read.whole("http", 80, 0, 65535),
+        https=read.whole("https", 0, 0, 65535),
+        certificates=certificates,
+        redirect=read.flag("redirect"),
+        timeout=read.seconds("timeout", 120.0),
+        port=read.whole("port", 8000, 1, 65535),
+        image=read.text("image", DEFAULT_IMAGE, IMAGE),
+        acme_port=read.whole("acme_port", 0, 0, 65535),
+    )
+    if bool(claim.https) != bool(certificates) or not claim.ports or claim.http == claim.https:
+        raise ProtocolError("bad-value", "proxy: https needs certificates, and there must be a port, each once")
+    return claim
 
 
 def _is_status(value: Any) -> bool:

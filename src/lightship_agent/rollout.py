@@ -10,8 +10,9 @@ import os
 import time
 from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional
 
+from lightship_agent import handover, slots
 from lightship_agent import release as releases
-from lightship_agent import slots
+from lightship_agent.assets import Assets, sweep
 from lightship_agent.checks import Warnings, prepare_shared, run_checks, run_migration
 from lightship_agent.container import Container, ContainerSettings
 from lightship_agent.errors import AgentFailure, Degraded, Refused, Reverted, contained
@@ -103,6 +104,10 @@ class Situation:
     health: Optional[Mapping[str, Any]]
     settings: Optional[Mapping[str, Any]]
     state: Optional[Mapping[str, Any]] = None
+    proxy: Optional[Mapping[str, Any]] = None
+    """What the service is to have of the proxy, and what it had (``proxy_config.Claim`` and ``Entry``)."""
+    old_proxy: Optional[Mapping[str, Any]] = None
+    assets: Optional[Mapping[str, Any]] = None
 
     @property
     def stays(self) -> bool:
@@ -164,6 +169,7 @@ class Rollout:
     @contained
     def _prepare(self, request: PrepareRequest) -> Dict[str, Any]:
         tools, situation = self.tools, self.situation
+        handover.prepare(self)
         install_runtime(tools.paths)
         with tools.step("tree") as detail:
             made = make_tree(tools, request)
@@ -171,7 +177,8 @@ class Rollout:
         tools.checkpoint()
         save_state(tools.paths, replace(load_state(tools.paths), generation=situation.generation))
         if situation.replaces:
-            booted, checks = self._try_image(request)
+            beside = situation.proxy is not None and situation.way == "swap"
+            booted, checks = self._try_beside(request) if beside else self._try_image(request)
         else:
             booted, checks = self._try_release(request)
         return {
@@ -272,6 +279,26 @@ class Rollout:
         instances.create(situation.instance, settings)
         return booted, checks
 
+    def _try_beside(self, request: PrepareRequest) -> "tuple[Booted, List[Dict[str, Any]]]":
+        """A container deploy behind a proxy: the container itself is the candidate. Nobody is led to it yet."""
+        tools, situation = self.tools, self.situation
+        instances = tools.instances
+        instances.write_env(situation.instance, self._env(request))
+        full = self._order(request, {situation.slot: situation.commit})
+        waits = bool(request.checks or request.migrate)
+        self._write_order(replace(full, slots={}) if waits else full)
+        name = instances.create(situation.instance, self._settings())
+        with tools.step("start"):
+            instances.start(name)
+            container = self._container()
+        checks = self._check(container, request)
+        with tools.step("try") as detail:
+            if waits:
+                self._write_order(full)
+            booted = self._slots(container).wait_booted(situation.slot, situation.commit, situation.generation)
+            detail.update(import_seconds=booted.import_seconds, workers=booted.workers)
+        return booted, checks
+
     def abort(self, outcome: str = "aborted", *, failed: bool = False) -> None:
         """Undo what was prepared; what serves was never touched."""
         situation, tools = self.situation, self.tools
@@ -309,7 +336,9 @@ class Rollout:
         fail_point("activate.begin")
         self.rest_old()
         with tools.step("flip"):
-            if situation.replaces:
+            if situation.replaces and handover.involved(situation):
+                handover.switch(self)
+            elif situation.replaces:
                 # Between the stop and the start nothing serves: this must go on even if this process is killed.
                 detached(self._switch_containers)
             elif not situation.touches:
@@ -317,6 +346,7 @@ class Rollout:
             else:
                 # Between the flip and the touch a worker that is started anew may run what the others do not.
                 detached(self._flip_and_touch)
+            handover.renew(self)
         flipped = time.time()
         tools.journal.done("activate")
         fail_point("rollout.activated")
@@ -383,6 +413,7 @@ class Rollout:
         container = self._container()
         workers = self._verify_workers(container) if situation.web else []
         health = self._verify_health(container)
+        handover.verify(self)
         roles = self._verify_roles(container)
         if situation.soak:
             with tools.step("soak") as detail:
@@ -501,6 +532,8 @@ class Rollout:
         elif situation.way == "swap":
             self._leave_only(situation.slot)
         fail_point("commit.released")
+        if situation.assets is not None:
+            sweep(tools.step, self._container(), Assets.from_dict(situation.assets), tools.run)
         pruned = prune(tools, keep)
         if situation.replaces:
             prune_instances(tools.paths, situation.instance)
@@ -511,6 +544,7 @@ class Rollout:
 
     def _drop_old_instances(self) -> None:
         tools, situation = self.tools, self.situation
+        handover.release_old(self)
         env = env_file(tools.paths, situation.instance)
         tools.guard()
         if env.exists():
@@ -538,6 +572,7 @@ class Rollout:
                 self._rest_new()
                 self._go_back()
                 self._roles_back()
+                handover.renew_back(self)
                 fail_point("revert.end")
         except AgentFailure as error:
             tools.journal.end("degraded")
@@ -566,27 +601,11 @@ class Rollout:
     def _go_back(self) -> None:
         tools, situation = self.tools, self.situation
         instances = tools.instances
+        if situation.replaces and handover.involved(situation):
+            handover.go_back(self)
+            return
         if situation.replaces:
-            old = instances.find(situation.old_instance)
-            if old is None and situation.old_instance:
-                # What serves now is better than nothing.
-                raise AgentFailure("container-missing", "the old container is gone")
-            if old is not None:
-                instances.keep_up(old)
-            instances.remove(instances.name(situation.instance))
-            tools.instances.forget(situation.instance)
-            if situation.previous:
-                self._flip_back(situation.previous)
-            else:
-                tools.paths.current.unlink(missing_ok=True)
-            if old is None:
-                return
-            instances.open_gate(situation.old_instance)
-            if not old.running:
-                instances.start(old.name)
-            old = require(instances.find(situation.old_instance), old.name)
-            if situation.previous:
-                self._wait_serving(old, situation.previous, situation.old_slot)
+            self._old_container_back()
             return
         if situation.previous is None:
             raise AgentFailure("nothing-before", "there was no release before this one")
@@ -621,6 +640,30 @@ class Rollout:
         state = load_state(self.tools.paths).next_generation()
         save_state(self.tools.paths, state)
         return state.generation
+
+    def _old_container_back(self) -> None:
+        tools, situation = self.tools, self.situation
+        instances = tools.instances
+        old = instances.find(situation.old_instance)
+        if old is None and situation.old_instance:
+            # What serves now is better than nothing.
+            raise AgentFailure("container-missing", "the old container is gone")
+        if old is not None:
+            instances.keep_up(old)
+        instances.remove(instances.name(situation.instance))
+        tools.instances.forget(situation.instance)
+        if situation.previous:
+            self._flip_back(situation.previous)
+        else:
+            tools.paths.current.unlink(missing_ok=True)
+        if old is None:
+            return
+        instances.open_gate(situation.old_instance)
+        if not old.running:
+            instances.start(old.name)
+        old = require(instances.find(situation.old_instance), old.name)
+        if situation.previous:
+            self._wait_serving(old, situation.previous, situation.old_slot)
 
     def _flip_back(self, previous: str) -> None:
         if releases.current_commit(self.tools.paths) != previous:
@@ -775,6 +818,7 @@ def decide(tools: Tools, request: PrepareRequest) -> Situation:
         )
     # A container that is gone back to goes its own way.
     way = str((settings or {}).get("reload") or request.reload)
+    proxied = handover.decide_proxy(tools, request.proxy if way != NO_WEB else None, settings)
     swap = way == "swap"
     slot = slots.SLOT_NAMES[0] if replaces else idle_slot(old_slot)
     if not replaces and request.commit == current and old_slot and _is_well(tools, state.instance, old_slot, current):
@@ -795,8 +839,11 @@ def decide(tools: Tools, request: PrepareRequest) -> Situation:
         soak=request.soak,
         keep=request.keep,
         health=request.health_raw,
-        settings=settings,
+        settings=proxied["settings"],
         state=asdict(state),
+        proxy=proxied["proxy"],
+        old_proxy=proxied["old_proxy"],
+        assets=asdict(request.assets) if request.assets else None,
     )
 
 

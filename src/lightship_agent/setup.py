@@ -192,6 +192,8 @@ def examine(request: Mapping[str, Any]) -> Dict[str, Any]:
         "free_inodes": space.f_favail if space.f_files else None,
         "listening": [port for port in request.get("ports", []) if _listens(int(port))],
     }
+    proxy = _read(os.path.join(str(request["root"]), ".proxy/conf/haproxy.cfg"))
+    found["proxy_ports"] = sorted({int(port) for port in re.findall(r"^  bind \S*:(\d+)", proxy, re.MULTILINE)})
     found["unfinished"] = unfinished(
         _read(os.path.join(str(request["root"]), str(request["service"]), "state/journal"))
     )
@@ -231,7 +233,8 @@ def _listens(port: int) -> bool:
 def _health(asked: Mapping[str, Any]) -> Dict[str, Any]:
     import http.client  # noqa: PLC0415 - only doctor needs it
 
-    connection = http.client.HTTPConnection("127.0.0.1", int(asked["port"]), timeout=float(asked["timeout"]))
+    address = str(asked.get("address") or "127.0.0.1")
+    connection = http.client.HTTPConnection(address, int(asked["port"]), timeout=float(asked["timeout"]))
     try:
         connection.request("GET", str(asked["path"]), headers={"Host": str(asked["host"])})
         answer = connection.getresponse()

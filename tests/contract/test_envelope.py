@@ -20,6 +20,8 @@ from lightship.model import (
     Facts,
     FileChange,
     Plan,
+    ProxyClaim,
+    ProxyFacts,
     Release,
     Role,
     RoleProcess,
@@ -58,6 +60,7 @@ FACTS = Facts(
     container=Container("shop-1", "id", 1, True, "running", "t", "i", "ii", "fp", "s", "swap"),
     slots={"0": Slot(NEW, True, (WORKER,), "3")}, free_bytes=1, free_inodes=2, env_digest="d",
     roles={"worker": Role(NEW, 1, (PROCESS,), "")},
+    proxy=ProxyFacts("lightship-proxy", "haproxy:2.6", True, True, True, 1, ProxyClaim(("shop.example",), http=80)),
 )  # fmt: skip
 ERROR = RefusedError("it does not start", hint="fix it", code="boot-failed", detail={"traceback": "KeyError: 1"})
 DONE = ServerResult(

@@ -48,6 +48,16 @@ ROLE: dict[str, list[Any]] = {
     "processes": [*WHOLE, 0, 101], "patience": SECONDS, "settle": [*SECONDS, 301], "signal": [5, [], "KILL", "TERM "],
 }  # fmt: skip
 
+CLAIM: dict[str, Any] = {
+    "hosts": ["shop.example"], "address": "127.0.0.1", "http": 80, "https": 443, "certificates": ["/c"],
+    "redirect": True, "timeout": 5, "port": 8000, "image": "x:1", "acme_port": 0,
+}  # fmt: skip
+WRONG_CLAIM: dict[str, list[Any]] = {
+    "hosts": [*TEXTS, ["a b"], ["A"], ["a }\n x"]], "address": [*TEXT, "x", "::1 ssl"], "http": [*WHOLE, 443],
+    "https": [*WHOLE, 0], "certificates": [*TEXTS, ["c"], ["/a/../b"], ["/a b"]], "redirect": FLAG, "timeout": SECONDS,
+    "port": [*WHOLE, 0], "image": [*NAME, "--privileged"], "acme_port": WHOLE,
+}  # fmt: skip
+
 # Each operation with arguments that are well-formed, and for each of those what is not. A key with a dot lies inside.
 GOOD: dict[str, dict[str, Any]] = {
     "hello": {"protocol": 1, "service": "shop", "root": "ROOT", "container": "shop", "who": "a", "why": "b",
@@ -64,6 +74,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "health": {"path": "/", "host": "localhost", "status": ["200-399"], "body": None, "timeout": 5},
         "checks": [{"name": "a", "command": ["true"], "timeout": 5, "required": True}],
         "migrate": {"command": ["true"], "timeout": 5, "state": []},
+        "proxy": CLAIM, "assets": {"directory": "static", "seconds": 5},
         "container": {"image": "x:1", "options": [], "ports": [], "volumes": [], "env": {"A": "1"}, "secrets": ["A"],
                       "fingerprint": "f", "settings_digest": "s", "labels": {"a": "b"}, "stored": False,
                       "roles": {"worker": {"command": ["true"], "program": "", "processes": 1, "patience": 1,
@@ -72,6 +83,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "activate": {}, "verify": {}, "commit": {}, "revert": {}, "abort": {}, "status": {}, "bye": {},
     "logs": {"lines": 5, "follow": False},
     "exec": {"command": ["true"]},
+    "proxy": {"claim": CLAIM},
+    "maintenance": {"on": True, "page": "<p>soon</p>"},
 }  # fmt: skip
 WRONG: dict[str, dict[str, list[Any]]] = {
     "hello": {"protocol": ["1", None, 2, [], {}, 1.5], "service": [*NAME, None, ""], "root": [*NAME, "/a/../b", "x"],
@@ -103,9 +116,13 @@ WRONG: dict[str, dict[str, list[Any]]] = {
                             {"a": {"command": ["true"], "program": "x"}},
                             {f"a{number}": {"program": "x"} for number in range(60)}],
         **{f"container.roles.worker.{key}": values for key, values in ROLE.items()},
+        "assets": OBJECT, "assets.directory": [*TEXT, None, "/etc", "../x"], "assets.seconds": [*SECONDS, 1e9],
+        "proxy": OBJECT, **{f"proxy.{name}": values for name, values in WRONG_CLAIM.items()},
     },
     "logs": {"lines": WHOLE, "follow": FLAG},
     "exec": {"command": [*TEXTS, [], None]},
+    "proxy": {"claim": [*OBJECT, None], **{f"claim.{name}": values for name, values in WRONG_CLAIM.items()}},
+    "maintenance": {"on": FLAG, "page": [*TEXT, "", "x" * 200_001]},
 }  # fmt: skip
 NO_ARGUMENTS = ("activate", "verify", "commit", "revert", "abort", "status", "bye")
 

@@ -25,6 +25,7 @@ from support.repo import Repository
 from support.site import Said, Site
 from support.wagtail import start_project
 
+ASSETS = "    assets: {directory: staticfiles, days: 7}\n"
 # What Wagtail's own pages on deploying ask for; a project that `wagtail start` made leaves it open.
 PRODUCTION = """
 import os
@@ -151,7 +152,7 @@ def make(engine: Engine, folder: Path) -> tuple[Project, dict[str, Any]]:
     # What this machine needs.
     site.edit(
         "lightship.yml",
-        ("  mysite:\n", f"  {site.name}:\n    root: {site.root}\n    options: [{engine.option}]\n"),
+        ("  mysite:\n", f"  {site.name}:\n    root: {site.root}\n    options: [{engine.option}]\n{ASSETS}"),
         ("deploy/Dockerfile\n", f"deploy/Dockerfile\n      args: {{BASE_IMAGE: {engine.base_image}}}\n"),
     )
     assert any("commit the new files and push" in one for one in told["todo"])
@@ -343,6 +344,13 @@ def add_field(site: Project) -> None:
 def check_static(live: Live) -> None:
     (style,) = re.findall(r'href="(/static/css/mysite\.[0-9a-f]+\.css)"', live.site.get("/")[1])
     assert live.fetch(style) == b"main { color: teal }\n"
+    # A page that was loaded before the deploy finds its style sheet after it.
+    folder = live.site.home / "shared/staticfiles"
+    styles = [f"/static/css/{path.name}" for path in (folder / "css").glob("mysite.*.css")]
+    assert len(styles) > 1
+    assert len({live.fetch(one) for one in styles}) == len(styles)
+    record = json.loads((folder / ".lightship-assets.json").read_text())
+    assert {f"css/{one.rpartition('/')[2]}" for one in styles} <= set(record["seen"])
 
 
 STEPS = {

@@ -1,8 +1,10 @@
 """Endurance: many deploys in a row, good and broken mixed, under load, and nothing that grows.
 
 ``python -m support.endurance --deploys 200`` (``make soak``) prints a line a deploy and ends with what was measured.
-Every third deploy is a broken one (an import that fails, a health path that answers 500, a syntax error) and must be
-refused; the others must be live at their end.
+With ``--proxy`` (``make gapless``) each is a container or a full deploy of a service behind the proxy, in turn, with
+visitors on new and on kept connections and such that wait 3 s for their answer. Otherwise every third deploy is a
+broken one (an import that fails, a health path that answers 500, a syntax error) and must be refused; the others must
+be live at their end.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from typing import Any
 from lightship_agent.gitcommand import MANY_PACKS
 from support.engine import Engine, ensure
 from support.load import LoadReport
+from support.proxy import behind, build_proxy_image, remove
 from support.site import Site
 
 BROKEN: Sequence[tuple[str, dict[str, Any]]] = (
@@ -143,11 +147,39 @@ def endure(site: Site, deploys: int, tell: Callable[[str], None]) -> Endured:
     return Endured(deploys, refused, before, after, load.report, time.monotonic() - started)
 
 
+def replace_containers(site: Site, deploys: int, tell: Callable[[str], None]) -> dict[str, LoadReport]:
+    """That many container and full deploys in turn behind the proxy; what the visitors of each kind saw."""
+    site.deploy()
+    seconds = min(deploys * 30 + 120, 3600)
+    kinds: dict[str, dict[str, Any]] = {
+        "new connections": {"rate": RATE / 2},
+        "kept connections": {"rate": RATE / 2, "keep_alive": True},
+        "3 s in flight": {"rate": 0.8, "paths": ["/slow?seconds=3"]},
+    }
+    with ExitStack() as stack:
+        loads = {name: stack.enter_context(site.load(seconds=seconds, **what)) for name, what in kinds.items()}
+        for number in range(1, deploys + 1):
+            site.configure(env={"NUMBER": str(number)})
+            kind = "full" if number % 2 == 0 else "container"
+            live = site.change(f"v{number}") if kind == "full" else site.current
+            said = site.deploy()
+            assert said.result["kind"] == kind
+            assert site.current == live, f"deploy {number} ended with another release live"
+            assert len(site.containers()) == 1, f"deploy {number} left a container behind"
+            tell(f"{number:4} {said.seconds:5.2f} s  {kind}")
+        time.sleep(4)
+        assert all(load.running for load in loads.values()), "a load ended before the deploys did"
+    return {name: load.report for name, load in loads.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it and say what came of it; exit status 1 when something failed or grew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--deploys", type=int, default=200)
+    parser.add_argument("--proxy", action="store_true", help="replace containers behind the proxy")
     chosen = parser.parse_args(arguments)
+    if chosen.proxy:
+        return behind_the_proxy(chosen.deploys)
     engine = Engine(prefix=f"soak{os.getpid()}", worker=6, base_image=ensure())
     folder = Path(tempfile.mkdtemp(prefix="lightship-soak-", dir="/var/tmp"))
     try:
@@ -166,6 +198,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for problem in found.problems:
         print(f"grown or failed: {problem}")
     return 1 if found.problems else 0
+
+
+def behind_the_proxy(deploys: int) -> int:
+    """``make gapless``; exit status 1 when a request failed."""
+    engine = Engine(prefix=f"gap{os.getpid()}", worker=6, base_image=ensure())
+    folder = Path(tempfile.mkdtemp(prefix="lightship-gapless-", dir="/var/tmp"))
+    site = behind(Site(engine, folder / "site", settings={"keep": 3}), build_proxy_image(engine.base_image))
+    try:
+        reports = replace_containers(site, deploys, print)
+    finally:
+        remove(site)
+        engine.clean()
+        shutil.rmtree(folder, ignore_errors=True)
+    for name, report in reports.items():
+        print(
+            f"{name}: {len(report.failed)} of {report.count} requests failed {dict(report.errors) or ''}, "
+            f"worst {report.worst:.3f} s, p99 {report.p99:.3f} s, "
+            f"{sum(one.retried for one in report.records)} found a kept connection closed and asked again"
+        )
+    return 1 if any(report.failed for report in reports.values()) else 0
 
 
 if __name__ == "__main__":

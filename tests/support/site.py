@@ -118,11 +118,12 @@ class Site:
     variant: Literal["swap", "touch", "chain"] = "swap"
     files: Mapping[str, str | None] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    port: int = 0
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.name = self.name or self.engine.name("site")
-        self.port = self.engine.free_port()
+        self.port = self.port or self.engine.free_port()
         self.root = self.folder / "srv"
         self.repository = Repository(self.folder / "git")
         self.repository.write({**self.infrastructure(), **self.code("v1"), **self.files})

@@ -38,6 +38,10 @@ COMMANDS: Mapping[str, _Lazy] = {
     "releases": _Lazy("lightship.cli.status", "List the releases that the servers have."),
     "logs": _Lazy("lightship.cli.logs", "Show what the service wrote."),
     "exec": _Lazy("lightship.cli.logs", "Run a command in the service's container, in the current release."),
+    "maintenance": _Lazy("lightship.cli.proxy", "Turn visitors away with a page for a while, or let them in again."),
+    "proxy": _Lazy(
+        "lightship.cli.proxy", "Bring the servers' proxy in line with lightship.yml; renewed certificates, too."
+    ),
     "setup": _Lazy("lightship.cli.setup", "Bring servers to ready: host keys, Docker engine, git, directory."),
     "doctor": _Lazy("lightship.cli.doctor", "Check servers and a service from end to end, and say what to do."),
     "config": _Lazy("lightship.cli.config", "Check, show and describe lightship.yml."),

@@ -20,7 +20,7 @@ from lightship.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from lightship.operations.setup import SetupWays
+    from lightship.operations.setup import SetupResult, SetupWays
 
 __all__ = ["setup"]
 
@@ -56,6 +56,7 @@ def setup(
     --accept-host-key is the safe way. Exit status 3 or 5 when something is left for a person.
     """
     del verbose
+    from lightship.operations.proxy import prepared  # noqa: PLC0415
     from lightship.operations.setup import SetupOptions  # noqa: PLC0415
     from lightship.operations.setup import setup as operation  # noqa: PLC0415
     from lightship.output.human import SilentProgress  # noqa: PLC0415
@@ -64,10 +65,12 @@ def setup(
     options = SetupOptions(dry_run, yes, tuple(accept_host_key or ()))
     context = context_for(service, config, SilentProgress(), stage=stage, only=server)
     ways = _ways(json=json)
-    result = run_async(
-        lambda: operation(context.service.name, context.service.root, context.servers, options, ways),
-        live=lambda: False,
-    )
+
+    async def work() -> SetupResult:
+        done = await operation(context.service.name, context.service.root, context.servers, options, ways)
+        return await prepared(context, done)
+
+    result = run_async(work, live=lambda: False)
     answer("setup", result, lambda: result_lines(result), json=json, exit_status=result.exit_status)
 
 

@@ -359,9 +359,11 @@ def _nearest(word: str, choices: Any) -> str:
 def _keys_around(location: yaml.KeyPath) -> list[str]:
     """The known keys of the map that ``location``, an unknown key, stands in."""
     from lightship.config.schema import (  # noqa: PLC0415
+        Assets,
         Check,
         Health,
         ImageBuild,
+        Proxy,
         Role,
         SecretSource,
         ServerEntry,
@@ -375,6 +377,8 @@ def _keys_around(location: yaml.KeyPath) -> list[str]:
         "roles": Role,
         "secrets": SecretSource,
         "servers": ServerEntry,
+        "proxy": Proxy,
+        "assets": Assets,
     }
     model: type[BaseModel] = models.get(str(location[0]), Service) if len(location) > 1 else Service
     return [name for name in model.model_fields if not (model is Service and name in Service.own_keys)]
@@ -382,6 +386,7 @@ def _keys_around(location: yaml.KeyPath) -> list[str]:
 
 _FORMS = {
     "image": "must be an image's name or a map (dockerfile, context, args)",
+    "proxy": "must be none or a map (hosts, port, http, https, certificates, ...)",
     "servers": "must be '[user@]host[:port]' or a map (host, name, user, port, roles, labels, sudo)",
 }
 _TYPES = {

@@ -27,7 +27,9 @@ services:
       dockerfile: deploy/Dockerfile
       context: .
       args: {PYTHON: "3.12"}
-    ports: ["127.0.0.1:8000:8000"]
+    proxy:                      # or `ports`, and no proxy
+      hosts: [shop.example, www.shop.example]
+      certificates: [/etc/letsencrypt/live/shop.example]
     env:                        # merged with the defaults': LANG is set here too
       DJANGO_SETTINGS_MODULE: shop.settings
       WORKERS: "4"              # text: numbers go in quotes
@@ -38,7 +40,8 @@ services:
     volumes: ["/etc/ssl/certs:/etc/ssl/certs:ro"]
     options: [--memory=512m, --cpus=1.5]
     infra: [deploy/**, "requirements/*.txt", uv.lock]
-    shared: [media]
+    shared: [media, staticfiles]
+    assets: {directory: staticfiles, days: 7}
     checks:
       - name: django
         command: [python, manage.py, check, --deploy]

@@ -37,11 +37,14 @@ __all__ = [
     "LOCAL_FILE",
     "PORT",
     "PROGRAM",
+    "PROXY_HOST",
     "REF",
     "RELATIVE_PATH",
     "ROLE",
     "ROOT",
     "SERVER",
+    "SERVER_ADDRESS",
+    "SERVER_FILE",
     "SERVER_NAME",
     "SERVICE",
     "STATUS",
@@ -296,6 +299,14 @@ PORT = Rule(
     longest=64,
     complaint=_mapping_complaint,
 )
+PROXY_HOST = Rule(
+    "a host name in lower case, without a port",
+    r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*",
+    longest=253,
+)
+SERVER_ADDRESS = Rule(
+    "an IP address of the server", r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f:]{2,45}", complaint=_ip_complaint
+)
 HEALTH_PATH = Rule(
     "the path of a URL: a '/' first, then printable ASCII without spaces", r"/[\x21\x23-\x5b\x5d-\x7e]*", longest=1000
 )
@@ -432,6 +443,7 @@ def _volume_complaint(text: str) -> str:
     return _host_path_complaint(host) or container_path_complaint(container)
 
 
+SERVER_FILE = Rule("an absolute path on the server, without '..'", _ABSOLUTE, longest=500)
 VOLUME = Rule(
     "'/host/path:/container/path', with ':ro' if need be; not a system directory, the engine's socket or "
     "lightship's own",

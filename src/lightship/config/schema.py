@@ -15,10 +15,12 @@ from lightship.model import Server
 
 __all__ = [
     "TAGS",
+    "Assets",
     "Check",
     "Health",
     "ImageBuild",
     "Migration",
+    "Proxy",
     "Repository",
     "Role",
     "RolloutPolicy",
@@ -27,7 +29,7 @@ __all__ = [
     "json_schema",
 ]
 
-TAGS = ("<name>", "<build>", "<address>", "<server>")
+TAGS = ("<name>", "<build>", "<address>", "<server>", "<none>", "<proxy>")
 """What Pydantic puts into the path of an error to say which form of ``image`` or of a server was meant."""
 
 _LONGEST_LIST = 100
@@ -261,6 +263,97 @@ class RolloutPolicy(_Model):
     )
 
 
+class Assets(_Model):
+    """Static files that `collectstatic` leaves in the shared volume, each content under a name of its own."""
+
+    directory: RelativePath = Field(
+        description="Where they lie below the shared volume (`STATIC_ROOT` without `/srv/lightship/shared/`). It must "
+        "be one of the `shared` paths, or lie below one.",
+        examples=["staticfiles"],
+    )
+    days: float = Field(
+        7.0,
+        ge=0,
+        le=365,
+        description="For so many days files that only earlier releases had stay served, so that a page loaded before a "
+        "deploy finds its scripts. Then the next deploy removes them.",
+        examples=[30],
+    )
+
+
+class Proxy(_Model):
+    """The proxy that visitors meet: one on each server, shared by all services there."""
+
+    hosts: tuple[Annotated[str, rules.PROXY_HOST], ...] = _items(
+        default=(),
+        description="The host names of this service. Without any it gets every request that no other service on the "
+        "server has a host name for.",
+        examples=[["shop.example", "www.shop.example"]],
+    )
+    port: int = Field(
+        8000, ge=1, le=65535, description="The port that the service listens on in its container.", examples=[8080]
+    )
+    http: int | None = Field(
+        80, ge=1, le=65535, description="The server's port for HTTP; `null` for none.", examples=[8080]
+    )
+    https: int = Field(
+        443,
+        ge=1,
+        le=65535,
+        description="The server's port for HTTPS, opened when there are `certificates`.",
+        examples=[8443],
+    )
+    address: Annotated[str, rules.SERVER_ADDRESS] | None = Field(
+        None,
+        description="Listen on this address of the server alone. Default: all of them.",
+        examples=["127.0.0.1", "10.0.0.1"],
+    )
+    certificates: tuple[Annotated[str, rules.SERVER_FILE], ...] = _items(
+        default=(),
+        description="Certificates on the server: a file with certificate, chain and key, or a directory with "
+        "`fullchain.pem` and `privkey.pem`, as certbot keeps them. `lightship proxy` takes up a renewed one.",
+        examples=[["/etc/letsencrypt/live/shop.example"]],
+    )
+    redirect: bool = Field(
+        True, description="With certificates: whether HTTP is led to HTTPS (but for ACME challenges).", examples=[False]
+    )
+    acme_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="The port of this machine's loopback where an ACME client answers HTTP challenges, such as "
+        "`certbot certonly --standalone --http-01-port 8402`.",
+        examples=[8402],
+    )
+    timeout: float = Field(
+        120.0, ge=1, le=86400, description="Seconds that the service may take to answer a request.", examples=[300]
+    )
+    image: Annotated[str, rules.IMAGE] = Field(
+        "haproxy:2.6",
+        description="The proxy's image: HAProxy 2.6 or later with a user `haproxy`. All services of a server share it.",
+        examples=["registry.example/haproxy:2.6"],
+    )
+
+    @model_validator(mode="after")
+    def _listens(self) -> Proxy:
+        if self.http is None and not self.certificates:
+            raise RuleError("must have a port: http, or https with certificates")
+        if self.certificates and self.http == self.https:
+            raise RuleError("must have two ports for http and https")
+        return self
+
+
+def _proxy_form(value: Any) -> str | None:
+    if value == "none":
+        return TAGS[4]
+    return TAGS[5] if isinstance(value, (dict, Proxy)) else None
+
+
+ProxyForm: TypeAlias = Annotated[
+    Annotated[Literal["none"], Tag(TAGS[4])] | Annotated[Proxy, Tag(TAGS[5])], Discriminator(_proxy_form)
+]
+
+
 def _image_form(value: Any) -> str | None:
     if isinstance(value, str):
         return TAGS[0]
@@ -417,6 +510,13 @@ class Service(_Model):
         description="Ports of the server and where they lead in the container.",
         examples=[["8000:8000", "127.0.0.1:8001:8000"]],
     )
+    proxy: ProxyForm = Field(
+        "none",
+        description="`none`: the container publishes `ports` itself, and is away for some seconds when it is replaced. "
+        "Or how a proxy (HAProxy, in a container of its own) leads visitors to it; then a container is replaced "
+        "without a gap, and there is `lightship maintenance`.",
+        examples=["none", {"hosts": ["shop.example"]}],
+    )
     env: dict[EnvName, EnvValue] = Field(
         {},
         description="Environment variables of the container. Values are text: write numbers in quotes.",
@@ -456,6 +556,12 @@ class Service(_Model):
         default=(),
         description="Commands that run with the new code before it goes live.",
         examples=[[{"name": "django", "command": ["python", "manage.py", "check"]}]],
+    )
+    assets: Assets | None = Field(
+        None,
+        description="How long static files of earlier releases stay, with Django's `ManifestStaticFilesStorage` (or "
+        "what is made of it). Without it they stay for ever.",
+        examples=[{"directory": "staticfiles", "days": 7}],
     )
     migrate: Migration | None = Field(
         None,
@@ -542,6 +648,14 @@ class Service(_Model):
                 found.append(
                     ("servers", f"must not have the role {unknown[0]!r} ({server.name}): roles has no such one")
                 )
+        if self.behind is not None and self.ports:
+            found.append(
+                ("ports", "must not be beside proxy, which has the ports of the server (proxy.http, proxy.https)")
+            )
+        if self.assets is not None and not any(within(self.assets.directory, path) for path in self.shared):
+            found.append(
+                ("assets", f"must have a directory that lies under one of shared, and not {self.assets.directory!r}")
+            )
         if self.default_stage is not None and self.stage is None:
             found.append(("default_stage", "must not be without stages, one of which it is"))
         for volume in self.volumes:
@@ -554,6 +668,11 @@ class Service(_Model):
     def machines(self) -> tuple[Server, ...]:
         """The servers that stand under ``servers``."""
         return tuple(_server(text) for text in self.servers)
+
+    @property
+    def behind(self) -> Proxy | None:
+        """What leads visitors to the service; ``None`` without a proxy."""
+        return self.proxy if isinstance(self.proxy, Proxy) else None
 
     @property
     def infra_globs(self) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import calendar
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightship.errors import LightshipError
-from lightship.model import Facts
+from lightship.model import Certificate, Facts, ProxyFacts
 from lightship.operations.context import Context
 from lightship.operations.fleet import at_most
 from lightship.operations.roles import NO_WEB
@@ -21,13 +22,24 @@ from lightship.transport.shell import Shells, run_program
 if TYPE_CHECKING:
     from lightship.config.schema import Service
 
-__all__ = ["Check", "CheckState", "DoctorResult", "doctor", "judge_clock", "judge_examined", "judge_service"]
+__all__ = [
+    "Check",
+    "CheckState",
+    "DoctorResult",
+    "doctor",
+    "judge_clock",
+    "judge_examined",
+    "judge_proxy",
+    "judge_service",
+]
 
 CheckState = Literal["ok", "warning", "wrong", "unknown"]
 _CLOCK_SECONDS = 5.0
 _LOW_BYTES, _LEAST_BYTES = 1024**3, 128 * 1024**2
 _LOW_INODES, _LEAST_INODES = 20_000, 2_000
 _GIT_SECONDS = 15.0
+#: A certificate of ACME is renewed 30 days before its end.
+_CERTIFICATE_DAYS = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +130,7 @@ async def _server(context: Context, shells: Shells, name: str) -> list[Check]:
             await session.bye()
             running = session.facts
             checks += judge_service(running, name)
+            checks += judge_proxy(service.behind is not None, running.proxy, time.time(), name)
         return checks + judge_examined(service, answer["examined"], running, name)
     except LightshipError as error:
         return [*checks, Check("server", "wrong", error.message, error.hint, name)]
@@ -138,13 +151,16 @@ def _ready(facts: Mapping[str, Any], name: str) -> list[Check]:
 
 
 def _ports(service: Service) -> list[int]:
-    """The server's ports that the service publishes."""
+    """The server's ports that the service publishes, or that the proxy is to have for it."""
+    if service.behind is not None:
+        proxy = service.behind
+        return [port for port in (proxy.http, proxy.https if proxy.certificates else None) if port]
     found = [port.partition("/")[0].split(":") for port in service.ports]
     return [int(parts[-2]) for parts in found if len(parts) > 1 and parts[-2].isdigit()]
 
 
 def _request(service: Service) -> dict[str, Any]:
-    ports, health = _ports(service), service.health
+    ports, health, proxy = _ports(service), service.health, service.behind
     address, credentials = service.repository.access()
     return {
         "do": "examine",
@@ -156,12 +172,14 @@ def _request(service: Service) -> dict[str, Any]:
         "ref": service.branch,
         "health": {
             "port": ports[0],
+            "address": (proxy.address if proxy else None) or "127.0.0.1",
             "path": health.path,
-            "host": health.host,
+            # The proxy knows the service by its names.
+            "host": proxy.hosts[0] if proxy and proxy.hosts else health.host,
             "body": health.body,
             "timeout": health.timeout,
         }
-        if ports
+        if ports and (proxy is None or proxy.http is not None)
         else None,
     }
 
@@ -216,6 +234,31 @@ def _roles(facts: Facts, name: str) -> list[Check]:
     ]
 
 
+def judge_proxy(wanted: bool, proxy: ProxyFacts | None, now: float, name: str) -> list[Check]:
+    """What the agent found of the proxy: whether it leads to the service, and how long its certificates last."""
+    if proxy is None:
+        text = "it does not serve the service yet"
+        return [Check("proxy", "warning", text, "lightship deploy", name)] if wanted else []
+    if proxy.problem:
+        hint = f"docker logs {proxy.container}; `lightship proxy` puts it right"
+        return [Check("proxy", "wrong", proxy.problem, hint, name)]
+    checks = [Check("proxy", "ok", f"{proxy.container} leads to the service", "", name)]
+    if proxy.maintenance is not None:
+        checks.append(Check("maintenance", "warning", "visitors are turned away", "lightship maintenance off", name))
+    return [*checks, *(_certificate(one, now, name) for one in proxy.certificates)]
+
+
+def _certificate(found: Certificate, now: float, name: str) -> Check:
+    try:
+        until = calendar.timegm(time.strptime(found.until, "%b %d %H:%M:%S %Y GMT"))
+    except ValueError:
+        return Check("certificate", "unknown", f"{found.path}: the proxy does not say how long it is valid", "", name)
+    days = int((until - now) // 86400)
+    text = f"{found.path}: valid for {days} days" if until > now else f"{found.path}: expired"
+    state: CheckState = "wrong" if until <= now else "warning" if days < _CERTIFICATE_DAYS else "ok"
+    return Check("certificate", state, text, "" if state == "ok" else "renew it, then: lightship proxy", name)
+
+
 def judge_examined(service: Service, found: Mapping[str, Any], facts: Facts | None, name: str) -> list[Check]:
     """What the program found: space, the git host, ports, health."""
     checks = [_space(found, name), _git_from_there(found.get("git"), service, name)]
@@ -224,12 +267,14 @@ def judge_examined(service: Service, found: Mapping[str, Any], facts: Facts | No
         checks.append(Check("journal", "warning", text, "if nobody deploys now, the next deploy ends it", name))
     up = facts is not None and facts.container is not None and facts.container.running
     if facts is not None:
-        taken = [] if up else [str(port) for port in found.get("listening", [])]
+        own = found.get("proxy_ports", []) if service.behind is not None else []
+        taken = [] if up else [str(port) for port in found.get("listening", []) if port not in own]
         text = f"somebody else listens on {', '.join(taken)}" if taken else "nobody else has them"
         hint = "see who: ss -ltnp; or take another port" if taken else ""
         checks.append(Check("ports", "wrong" if taken else "ok", text, hint, name))
+    away = facts is not None and facts.proxy is not None and facts.proxy.maintenance is not None
     if service.reload != NO_WEB:
-        checks.append(_health(service, found.get("health") if up else None, name))
+        checks.append(_health(service, found.get("health") if up and not away else None, name))
     return checks
 
 

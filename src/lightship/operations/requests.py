@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lightship.model import Change, Desired, Facts, Plan
+from lightship.model import Change, Desired, Facts, Plan, ProxyClaim
 from lightship.source.fingerprint import differences, image_fingerprint, role_settings, settings_of
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "image_tag",
     "inspect_args",
     "prepare_args",
+    "proxy_args",
     "settings_differences",
     "settings_text",
 ]
@@ -38,11 +39,13 @@ class PlannedShape:
     reload: str
     migrates: bool
     role_names: Sequence[str] = ()
+    proxy: ProxyClaim | None = None
 
 
 def planned_shape(service: Service, fingerprint: str = "") -> PlannedShape:
     """The service as the planner sees it."""
     built = not isinstance(service.image, str)
+    claim = proxy_args(service)
     name = image_tag(service.name, fingerprint) if built else str(service.image)
     return PlannedShape(
         built,
@@ -51,6 +54,7 @@ def planned_shape(service: Service, fingerprint: str = "") -> PlannedShape:
         service.reload,
         service.migrate is not None,
         tuple(service.roles),
+        None if claim is None else ProxyClaim.from_json(claim),
     )
 
 
@@ -124,6 +128,25 @@ def health_args(service: Service) -> dict[str, Any]:
     }
 
 
+def proxy_args(service: Service) -> dict[str, Any] | None:
+    """What the service wants of the proxy, as the agent reads it; ``None`` without one."""
+    wanted = service.behind
+    if wanted is None:
+        return None
+    return {
+        "hosts": list(dict.fromkeys(wanted.hosts)),
+        "address": wanted.address or "",
+        "http": wanted.http or 0,
+        "https": wanted.https if wanted.certificates else 0,
+        "certificates": list(wanted.certificates),
+        "redirect": wanted.redirect and bool(wanted.certificates) and wanted.http is not None,
+        "timeout": wanted.timeout,
+        "port": wanted.port,
+        "image": wanted.image,
+        "acme_port": wanted.acme_port or 0,
+    }
+
+
 def _migrate_args(service: Service, plan: Plan) -> dict[str, Any] | None:
     """``migrate``, when the plan has such a step."""
     if service.migrate is None or not any(step.name == "migrate" for step in plan.steps):
@@ -161,6 +184,10 @@ def prepare_args(
         "retry": retry,
         "why": why,
         "container": None if container is None else dict(container),
+        "proxy": proxy_args(service),
+        "assets": None
+        if service.assets is None
+        else {"directory": service.assets.directory, "seconds": service.assets.days * 86400},
     }
 
 

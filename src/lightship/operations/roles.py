@@ -53,4 +53,4 @@ def _part(service: Service, names: Sequence[str]) -> Service:
     roles = {name: role for name, role in service.roles.items() if name in names}
     if WEB in names:
         return service if len(roles) == len(service.roles) else service.model_copy(update={"roles": roles})
-    return service.model_copy(update={"roles": roles, "reload": NO_WEB, "ports": ()})
+    return service.model_copy(update={"roles": roles, "reload": NO_WEB, "ports": (), "proxy": "none"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lightship.config.rules import BATCH, FAILURES, RuleError
@@ -75,7 +75,9 @@ def back_args(service: Service, session: Session, plan: Plan) -> Mapping[str, An
     stored = {"stored": True} if plan.replaces_container else None
     kind: Kind = "container" if plan.replaces_container else "code"
     back = replace(make_rollback_plan(planned_shape(service), session.facts, before), kind=kind)
-    return prepare_args(service, back, retry=True, why="the rollout went back", container=stored)
+    args = prepare_args(service, back, retry=True, why="the rollout went back", container=stored)
+    proxy = session.facts.proxy
+    return {**args, "proxy": None if proxy is None else asdict(proxy.claim)}
 
 
 def finishing_seconds(service: Service, soak: float) -> float:

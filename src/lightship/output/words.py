@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from lightship.errors import LightshipError
-from lightship.model import Kind, Plan, ServerResult, StepTiming, short
+from lightship.model import Kind, Plan, ProxyFacts, ServerResult, StepTiming, short
 from lightship.output.text import last_line, printable, printable_lines
 from lightship.result import PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult
 from lightship.rollout.result import RolloutResult
@@ -277,9 +277,21 @@ def _one_status(result: StatusResult, one: ServerStatus) -> list[Line]:
         container = facts.container
         words = f"{printable(container.name, 100)} (instance {container.instance}, {printable(container.status, 40)})"
         lines.append([(f"  {'container':<10}", "dim"), (words, ""), (f" {printable(container.image, 200)}", "dim")])
+    if facts.proxy is not None:
+        lines += _proxy_lines(facts.proxy)
     if one.environment:
         words = printable(one.environment[:_DIGITS], _DIGITS)
         lines.append([(f"  {'variables':<10}", "dim"), (words, ""), (" is their fingerprint", "dim")])
+    return lines
+
+
+def _proxy_lines(proxy: ProxyFacts) -> list[Line]:
+    from lightship.output.proxy import proxy_words, since_words  # noqa: PLC0415
+
+    lines: list[Line] = [[(f"  {'proxy':<10}", "dim"), (proxy_words(proxy), "")]]
+    if proxy.maintenance is not None:
+        words = f"on since {since_words(proxy.maintenance)}: visitors get the page"
+        lines.append([(f"  {'maintenance':<10} ", "dim"), (words, "warn")])
     return lines
 
 

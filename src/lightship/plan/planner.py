@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from lightship.model import Change, Desired, Facts, Kind, Plan, Step, short
+from lightship.model import Change, Desired, Facts, Kind, Plan, ProxyClaim, Step, short
 
 __all__ = ["PlannedService", "make_plan", "make_rollback_plan", "migrate_once"]
 
@@ -49,6 +49,10 @@ class PlannedService(Protocol):
     def role_names(self) -> Sequence[str]:
         """The roles beside web that the server plays."""
 
+    @property
+    def proxy(self) -> ProxyClaim | None:
+        """What the service wants of the proxy; none without one."""
+
 
 def make_plan(
     service: PlannedService,
@@ -61,7 +65,7 @@ def make_plan(
 ) -> Plan:
     """The plan for one server. ``kind_override`` is the user's ``--kind``; ``retry`` lets a failed release in again."""
     container = _container_reasons(facts, change, desired)
-    code = _code_reasons(facts, change)
+    code = (*_code_reasons(facts, change), *_proxy_reasons(service, facts))
     kind: Kind
     why: tuple[str, ...]
     if kind_override is not None:
@@ -177,6 +181,14 @@ def _who_run(facts: Facts, others: Sequence[str]) -> str:
     return f"{' and '.join(names)} run{'s' if names and len(roles) == 1 and not web else ''}"
 
 
+def _proxy_reasons(service: PlannedService, facts: Facts) -> tuple[str, ...]:
+    if service.proxy is None or facts.container is None:
+        return ()
+    if facts.proxy is None:
+        return ("the proxy does not serve it yet",)
+    return () if facts.proxy.claim == service.proxy else ("proxy in lightship.yml changed",)
+
+
 def _unproven(commit: str) -> str:
     """A rollout that could not be ended, nor taken back, leaves such a release; what is next proves it, and ends it."""
     return f"{short(commit)} is live, and was never written down as stable"
@@ -241,28 +253,58 @@ def _container_steps(
     service: PlannedService, facts: Facts, full: str, before: tuple[Step, ...] = ()
 ) -> tuple[Step, ...]:
     commit = short(full)
-    old = facts.container
-    switch = (
-        Step("flip", f"start the new container on {commit}")
-        if old is None
-        else Step(
-            "flip",
-            f"stop {old.name}, start the new container on {commit}",
-            "for as long as that takes the site does not answer; the old one is kept until the new one is proven"
-            if service.reload != _NO_WEB
-            else "the old one is kept until the new one is proven",
-        )
-    )
     names = ", ".join(facts.roles)
-    rest = (Step("rest", f"stop {names} in {old.name}", "jobs in flight are finished first"),) if old and names else ()
+    rest = (
+        (Step("rest", f"stop {names} in {facts.container.name}", "jobs in flight are finished first"),)
+        if facts.container and names
+        else ()
+    )
+    beside = service.proxy is not None and service.reload == "swap"
     return (
+        *(
+            (Step("proxy", "see that the proxy runs", "and can have what the service wants of it"),)
+            if service.proxy
+            else ()
+        ),
         Step("tree", f"lay out the release {commit}"),
-        Step("start", "start the new image", "in a container that nobody can reach"),
+        Step("start", "start the new container", "beside the old one")
+        if beside and facts.container
+        else Step("start", "start the new image", "in a container that nobody can reach"),
         *before,
         Step("try", f"boot {commit} there"),
         *rest,
-        switch,
+        _switch(service, facts, commit),
         *_proof(service),
+    )
+
+
+def _switch(service: PlannedService, facts: Facts, commit: str) -> Step:
+    """How one container takes the place of the other, and whether visitors notice."""
+    old = facts.container
+    behind = facts.proxy is not None
+    if service.proxy is not None and (old is None or behind):
+        what = "let the proxy lead to the new container" + (f" on {commit}" if old is None else "")
+        return Step("flip", what, f"{old.name} finishes its requests" if old else "")
+    if old is None:
+        return Step("flip", f"start the new container on {commit}")
+    if service.proxy is not None:
+        return Step(
+            "flip",
+            f"stop {old.name}, and let the proxy take its ports",
+            "once, for a second or two, the site does not answer",
+        )
+    if behind:
+        return Step(
+            "flip",
+            f"take the ports from the proxy, and start the new container on {commit}",
+            f"for as long as that takes the site does not answer; {old.name} is kept until the new one is proven",
+        )
+    return Step(
+        "flip",
+        f"stop {old.name}, start the new container on {commit}",
+        "for as long as that takes the site does not answer; the old one is kept until the new one is proven"
+        if service.reload != _NO_WEB
+        else "the old one is kept until the new one is proven",
     )
 
 

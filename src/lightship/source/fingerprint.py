@@ -34,6 +34,8 @@ def settings_of(service: Service) -> dict[str, Any]:
         "env": sorted({*service.env, *service.secrets}),
         "reload": service.reload,
         "root": service.root,
+        # Only what the container depends on; and nothing, so that the containers of those without one stay as they are.
+        **({"proxy": {"port": service.behind.port}} if service.behind is not None else {}),
     }
     # Only where there are some: a container of a service without any is as it was.
     return {**found, "roles": role_settings(service)} if service.roles else found

@@ -35,6 +35,7 @@ COUNT_INTERVAL = 0.2
 GATE_SIGNAL = 17
 CLOSED = os.path.join(CODE, "closed-" + INSTANCE)
 CLOSED_SECONDS = 60.0
+OPENED = os.path.join(CODE, "opened-" + INSTANCE)
 TRACEBACK_LIMIT = 64 * 1024
 
 
@@ -47,6 +48,15 @@ def current_release():
     try:
         return os.path.basename(os.readlink(CURRENT))
     except OSError:
+        return ""
+
+
+def opened_release():
+    """The commit that this instance serves beside another one, whatever ``current`` names, or an empty string."""
+    try:
+        with open(OPENED, encoding="ascii") as file:
+            return file.read(100).strip()
+    except (OSError, ValueError):
         return ""
 
 
@@ -247,7 +257,7 @@ class Gate:
         self.threads = max(1, int(threads)) if str(getattr(threads, "decode", lambda: threads)()).isdigit() else 1
 
     def is_open(self):
-        return current_release() == self.announcer.release and not self.is_closed()
+        return self.announcer.release in (current_release(), opened_release()) and not self.is_closed()
 
     def is_closed(self):
         """Whether this whole instance is to take no more requests, because another container takes its place.

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.unit
 
 # Where the time of day is asked, and what for.
 RECORDED = {
+    "boot/assets.py:sweep",  # how many days ago a file was of a release
     "boot/entry.py:is_closed",  # bounded by the monotonic clock as well
+    "actions.py:_maintenance",  # since when visitors are turned away, to be shown
     "boot/entry.py:write",  # when an announcement was made
     "boot/launcher.py:announce_role",
     "boot/roles.py:announce",

@@ -13,7 +13,11 @@ from lightship.config.resolved import plain, yaml_text
 from lightship.config.schema import Service, json_schema
 
 #: Keys that say nothing without another.
-BESIDE = {"hosts": {"inventory": "hosts.yml"}, "default_stage": {"stages": {"staging": {}}}}
+BESIDE = {
+    "assets": {"shared": ["staticfiles"]},
+    "hosts": {"inventory": "hosts.yml"},
+    "default_stage": {"stages": {"staging": {}}},
+}
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
 
 

@@ -61,6 +61,7 @@ INFRASTRUCTURE: list[tuple[dict[str, Any], list[str]]] = [
     ({"reload": "touch"}, ["reload"]),
     ({"root": "/data/lightship"}, ["root"]),
     ({"roles": {"worker": {"command": ["true"]}}}, ["roles"]),
+    ({"proxy": {"hosts": ["shop.example"]}}, ["proxy"]),
 ]
 CODE: list[dict[str, Any]] = [
     {"repository": "/srv/git/other"},
@@ -75,6 +76,7 @@ CODE: list[dict[str, Any]] = [
     {"checks": [{"name": "a", "command": ["true"]}]},
     {"migrate": {"command": ["true"]}},
     {"health": {"path": "/h"}},
+    {"shared": ["static"], "assets": {"directory": "static"}},
     {"keep": 9},
     {"patience": 1},
     {"boot_timeout": 9},
@@ -100,6 +102,13 @@ def test_what_only_concerns_releases_does_not(keys: dict[str, Any]) -> None:
 def test_every_key_is_one_or_the_other() -> None:
     sorted_out = {key for keys, _ in INFRASTRUCTURE for key in keys} | {key for keys in CODE for key in keys}
     assert sorted_out == set(Service.model_fields) - Service.own_keys
+
+
+def test_of_the_proxy_only_the_port_inside_the_container_is_part_of_it() -> None:
+    one, other = service(proxy={"http": 80}), service(proxy={"http": 81, "hosts": ["shop.example"]})
+    assert fingerprint(one) == fingerprint(other)
+    assert fingerprint(one) != fingerprint(service(proxy={"port": 9000}))
+    assert "proxy" not in settings_of(service()), "containers without one stay as they are"
 
 
 def test_values_are_no_part_of_it() -> None:
