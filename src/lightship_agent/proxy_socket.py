@@ -1,6 +1,5 @@
 """The proxy's own word: commands over its runtime socket, and what it says it does."""
 
-import csv
 import os
 import re
 import socket
@@ -101,13 +100,11 @@ class RuntimeSocket:
     def requests_at(self, backend: str, server: str) -> int:
         """How many requests a server of a backend has now; 0 when the proxy does not answer."""
         try:
-            text = self.ask("show stat")
-        except OSError:
+            head, *rows = [line.split(",") for line in self.ask("show stat").splitlines() if line]
+            column = head.index("scur")
+        except (OSError, ValueError):
             return 0
-        rows = csv.DictReader(text.lstrip("# ").splitlines())
-        return sum(
-            int(row.get("scur") or 0) for row in rows if row.get("pxname") == backend and row.get("svname") == server
-        )
+        return sum(int(row[column]) for row in rows if row[:2] == [backend, server] and row[column].isdigit())
 
     def certificates(self) -> List[Dict[str, str]]:
         """The certificates that it has loaded: ``file``, ``until`` and ``names``."""
