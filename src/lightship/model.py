@@ -474,6 +474,8 @@ class Plan:
     steps: tuple[Step, ...]
     change: Change
     blocked: str = ""
+    expected_seconds: float | None = None
+    """How long it is going to take by what rollouts of this kind took here before; ``None`` when there were none."""
 
     @property
     def nothing_to_do(self) -> bool:

@@ -8,6 +8,7 @@ from lightship.errors import LightshipError
 from lightship.model import Facts, Kind, Plan, Release, short
 
 __all__ = [
+    "BuildResult",
     "Drift",
     "ExecResult",
     "PlanResult",
@@ -99,6 +100,25 @@ class PlanResult:
     subject: str
     kind: Kind
     plans: tuple[tuple[str, Plan], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """The image of a commit: its name, its name by digest if a registry has it, and what had to be done for it."""
+
+    service: str
+    ref: str
+    commit: str
+    subject: str
+    server: str
+    fingerprint: str
+    image: str
+    image_id: str
+    digest: str
+    built: bool
+    pushed: bool
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

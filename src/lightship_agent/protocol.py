@@ -8,7 +8,9 @@ While it works the agent may tell of steps and of output::
 
     {"id": 1, "event": "step", "step": "fetch", "state": "start" | "done" | "failed", "seconds": 0.12, "detail": {...}}
     {"id": 1, "event": "log", "stream": "stdout" | "stderr", "text": "..."}
+    {"id": 1, "event": "data", "data": "..."}
 
+(``data`` is a part of an image that is given away: compressed by zlib, in base 64; so are those that are sent)
 and it ends every request with exactly one of::
 
     {"id": 1, "result": {...}}
@@ -47,10 +49,13 @@ DEEPEST = 40
 
 OUTCOMES = ("failed", "usage", "refused", "reverted", "degraded", "locked")
 
-LOCKING_OPERATIONS = ("build", "pull", "prepare", "activate", "verify", "commit", "revert", "abort")
+LOCKING_OPERATIONS = (
+    *("build", "push", "pull", "save", "load"),
+    *("prepare", "activate", "verify", "commit", "revert", "abort"),
+)
 """What needs the service's lock: ``hello`` must have been sent with ``lock: true``."""
 
-OPERATIONS = ("hello", "inspect", *LOCKING_OPERATIONS, "status", "logs", "exec", "bye")
+OPERATIONS = ("hello", "inspect", "image", *LOCKING_OPERATIONS, "status", "logs", "exec", "bye")
 
 
 def encode(message: Dict[str, Any]) -> bytes:

@@ -27,6 +27,9 @@ services:
       dockerfile: deploy/Dockerfile
       context: .
       args: {PYTHON: "3.12"}
+      secrets:
+        PIP_TOKEN: {env: PIP_TOKEN}   # RUN --mount=type=secret,id=PIP_TOKEN ...
+    registry: registry.example/team
     ports: ["127.0.0.1:8000:8000"]
     env:                        # merged with the defaults': LANG is set here too
       DJANGO_SETTINGS_MODULE: shop.settings

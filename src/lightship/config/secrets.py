@@ -86,10 +86,14 @@ def resolve(
     *,
     warn: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
+    lines: bool = False,
 ) -> dict[str, Secret]:
-    """The values of all ``sources``. Relative files and commands start at ``directory``, that of ``lightship.yml``."""
+    """The values of all ``sources``. Relative files and commands start at ``directory``, that of ``lightship.yml``.
+
+    With ``lines`` a value may have several, since no variable but a file is made of it.
+    """
     return {
-        name: resolve_one(name, source, directory, warn=warn, environment=environment)
+        name: resolve_one(name, source, directory, warn=warn, environment=environment, lines=lines)
         for name, source in sources.items()
     }
 
@@ -101,6 +105,7 @@ def resolve_one(
     *,
     warn: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
+    lines: bool = False,
 ) -> Secret:
     """The value of one source. ``warn`` is told when the file that holds it is readable by everybody."""
     environ = os.environ if environment is None else environment
@@ -112,17 +117,17 @@ def resolve_one(
         value = environ[source.env]
     else:
         value = _from_command(name, list(source.command or ()), directory, environ)
-    return _checked(name, value)
+    return _checked(name, value, "\0" if lines else "\n\r\0")
 
 
 def _unavailable(name: str, why: str, hint: str = "") -> ConfigurationError:
     return ConfigurationError(f"secret {name}: {why}", hint=hint, code="secret", detail={"secret": name})
 
 
-def _checked(name: str, value: str) -> Secret:
+def _checked(name: str, value: str, forbidden: str) -> Secret:
     if value == "":
         raise _unavailable(name, "its source is empty")
-    if any(character in value for character in "\n\r\0"):
+    if any(character in value for character in forbidden):
         raise _unavailable(
             name,
             "its value has more than one line; a variable of a container has one",

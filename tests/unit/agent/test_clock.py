@@ -13,6 +13,7 @@ pytestmark = pytest.mark.unit
 
 # Where the time of day is asked, and what for.
 RECORDED = {
+    "actions.py:perform",  # when the work for a rollout began, for the history
     "boot/entry.py:is_closed",  # bounded by the monotonic clock as well
     "boot/entry.py:write",  # when an announcement was made
     "checks.py:_keep",  # the name of a kept log
