@@ -40,6 +40,7 @@ __all__ = [
     "environment",
     "fetch_command",
     "glob_match",
+    "infra_id",
     "local",
     "ls_remote_command",
     "network",
@@ -93,6 +94,7 @@ _LOCAL = (
 _NETWORK = ("fetch.unpackLimit=1", "fetch.recurseSubmodules=false", "http.lowSpeedLimit=1000", "http.lowSpeedTime=30")
 _BIG = 512 * 1024 * 1024
 _MESSAGE = 500
+_USUAL_MODE = 0o100644
 
 
 # --- arguments ------------------------------------------------------------------
@@ -215,6 +217,11 @@ class Change:
 
     status: str
     path: str
+
+
+def infra_id(mode: int, oid: str) -> str:
+    """What a file is to an image: its blob and, unless that is the usual one, its mode. A build copies both."""
+    return oid if mode == _USUAL_MODE else f"{oid} {mode:o}"
 
 
 class ModeChange(NamedTuple):
@@ -434,13 +441,10 @@ class Mirror:
         return found
 
     def infra_files(self, commit: str, globs: Sequence[str]) -> dict[str, str]:
-        """The files that match one of the patterns (see ``glob_match``): path -> id of the blob."""
+        """The files that match one of the patterns (see ``glob_match``): path -> ``infra_id``."""
         rules = [glob_match(pattern) for pattern in globs]
-        return {
-            name: oid
-            for name, oid in ((os.fsdecode(path), oid) for path, (_, oid) in self.entries(commit).items())
-            if any(rule.fullmatch(name) for rule in rules)
-        }
+        entries = ((os.fsdecode(path), entry) for path, entry in self.entries(commit).items())
+        return {name: infra_id(*entry) for name, entry in entries if any(rule.fullmatch(name) for rule in rules)}
 
     # --- changing
 

@@ -24,6 +24,7 @@ from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror
 from lightship_agent.names import printable, valid_commit
 from lightship_agent.paths import ServicePaths
+from lightship_agent.redaction import parts
 from lightship_agent.registry import digest_of, registry_failure, repository_of
 from lightship_agent.requests import DIFF_ID, IMAGE, INSIDE, SECRET_ID, Reader
 from lightship_agent.space import note_image, require_space
@@ -93,7 +94,7 @@ class Images:
         for name in secrets:
             if not SECRET_ID.fullmatch(name):
                 raise ProtocolError("bad-value", f"secrets: {printable(name)} is not a secret's name")
-        self.learn(secrets.values())
+        self.learn(part for value in secrets.values() for part in parts(value))
         started = time.monotonic()
         known = self.engine.image_id(tag)
         if known:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from support.engine import Engine
-from support.registry import PASSWORD, Registry
+from support.registry import PASSWORD, Registry, gateway
 from support.site import Said, Site
 
 # An image in which nothing runs costs nothing to build, push and pull.
@@ -26,8 +26,8 @@ TOKEN = "a-token-that-nobody-sees"
 @pytest.fixture(scope="module")
 def registry(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     # Not 127.0.0.1: what is there counts as insecure, and its certificate is not looked at.
-    address = engine.docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
-    with Registry.running(engine, tmp_path_factory.mktemp("registry"), address) as made:
+    folder = tmp_path_factory.mktemp("registry")
+    with Registry.running(engine, folder, gateway(engine, "bridge")) as made:
         yield made
 
 
@@ -215,7 +215,7 @@ def test_secrets_of_a_build_reach_no_layer_no_output_and_no_argument(engine: Eng
         assert said.error["code"] == "no-buildkit"
         assert "buildx" in said.error["hint"]
         said = site.run("build", "--json", "--verbose", expect=0)
-        assert "password = ***" in said.stderr, "the build did see it"
+        assert "***" in said.stderr, "the build did see it"
         assert TOKEN not in said.stdout + said.stderr
         found = said.result
         assert (found["built"], found["digest"]) == (True, "")

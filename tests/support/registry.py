@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ipaddress
 import json
 import shutil
 import signal
@@ -20,7 +21,7 @@ from support.engine import Engine
 from support.packages import find, need
 from support.promises import until
 
-__all__ = ["CERTIFICATES", "PASSWORD", "USER", "Registry"]
+__all__ = ["CERTIFICATES", "PASSWORD", "USER", "Registry", "gateway"]
 
 CERTIFICATES = Path("/etc/docker/certs.d")
 USER, PASSWORD = "ada", "s3cret-of-the-registry"
@@ -43,6 +44,12 @@ def _run(*command: str, text: str = "") -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
     return done.stdout
+
+
+def gateway(engine: Engine, network: str) -> str:
+    """This machine's address in a network of its engine."""
+    subnet = engine.docker("network", "inspect", network, "--format", "{{(index .IPAM.Config 0).Subnet}}")
+    return str(next(ipaddress.ip_network(subnet).hosts()))
 
 
 @dataclass

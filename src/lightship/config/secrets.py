@@ -13,12 +13,14 @@ from lightship.errors import ConfigurationError
 if TYPE_CHECKING:
     from lightship.config.schema import SecretSource
 
-__all__ = ["HIDDEN", "Hidden", "Secret", "redact", "resolve", "resolve_one"]
+__all__ = ["HIDDEN", "Hidden", "Secret", "parts", "redact", "resolve", "resolve_one"]
 
 HIDDEN = "***"
 _LARGEST = 64 * 1024
 _COMMAND_SECONDS = 30.0
 _SHORTEST = 4
+# A shorter word of a secret file is hardly its secret.
+_WORD = 8
 
 
 class Hidden(str):
@@ -187,6 +189,14 @@ def _from_command(name: str, command: list[str], directory: Path, environ: Mappi
         said = redact(done.stderr.decode("utf-8", "replace")[-2000:].strip(), printed)
         raise _unavailable(name, f"{command[0]} ended with status {done.returncode}" + (f": {said}" if said else ""))
     return _decoded(name, done.stdout)
+
+
+def parts(secret: Secret) -> list[Secret]:
+    """A secret of several lines and what a program may show of it by itself: its lines, and the longer words."""
+    value = secret.reveal()
+    lines = [line.strip() for line in value.splitlines()]
+    words = [word for word in value.split() if len(word) >= _WORD]
+    return [secret, *map(Secret, [*lines, *words])] if len(lines) > 1 else [secret]
 
 
 def redact(text: str, secrets: Iterable[Hidden]) -> str:

@@ -193,7 +193,9 @@ async def build_secrets(context: Context, redactor: Redactor) -> Mapping[str, st
     """The values of the secrets that the image's build needs, for the conversation alone."""
     image = context.service.image
     values = {} if isinstance(image, str) else await _resolved(context, image.secrets, lines=True)
-    redactor.learn(values.values())
+    from lightship.config.secrets import parts  # noqa: PLC0415
+
+    redactor.learn(part for value in values.values() for part in parts(value))
     return _revealed(values)
 
 
