@@ -31,7 +31,7 @@ _KINDS = (
         r"verification failed|unknown blob|blob unknown|unexpected EOF|digest (mismatch|invalid|did not match)|"
         r"unexpected commit digest|failed size validation|invalid checksum|gzip: invalid|archive/tar: invalid",
         "has a damaged copy of it",
-        "delete the image from the registry and push it again: `lightship build` does so from a server that has it",
+        "delete the image from the registry, have it collect its garbage, and push the image again (`lightship build`)",
     ),
     (
         "image-not-found",

@@ -110,6 +110,14 @@ def test_an_image_is_built_once_pushed_and_never_built_again(tiny: Site, registr
     assert tiny.current is None
     assert tiny.containers() == []
     assert "is there already, nothing to build" in tiny.run("build", expect=0).stdout
+    # Deleted from the registry: it is pushed again from here. While that does not answer, it is said.
+    registry.forget(name, found["digest"])
+    assert done(build(tiny)) == (False, True)
+    assert registry.tags(name) == [tag]
+    with registry.down():
+        said = build(tiny)
+    assert done(said) == (False, False)
+    assert "cannot be reached" in said.result["warnings"][0]
     # Deleted meanwhile, here and there: it is built once more, since nobody has it.
     forget_here(tiny)
     registry.forget(name, found["digest"])

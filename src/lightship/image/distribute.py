@@ -98,7 +98,7 @@ class Distribution:
     """Brings one image to servers.
 
     ``secrets`` is asked for the values of the build's secrets when it comes to a build. ``passes_over`` says of a
-    leader's error that another server is to lead.
+    leader's error that another server is to lead. With ``certain`` the registry is asked even for what the leader has.
     """
 
     def __init__(
@@ -108,11 +108,13 @@ class Distribution:
         *,
         secrets: Secrets | None = None,
         passes_over: Callable[[LightshipError], bool] = lambda error: False,  # noqa: ARG005
+        certain: bool = False,
     ) -> None:
         self._wanted = wanted
         self._places = list(places)
         self._secrets = secrets
         self._passes_over = passes_over
+        self._certain = certain
         self._looks: dict[str, Look] = {}
         self._found: dict[str, Ready | LightshipError] = {}
         self._sending = asyncio.Semaphore(SENDING)
@@ -176,8 +178,10 @@ class Distribution:
     async def _build(self, leader: Place, look: Look) -> Ready:
         """Of a built image: the one that is here, or in the registry; or else it is built, once."""
         wanted, name, built = self._wanted, self._wanted.name, False
-        if look.id and (look.digest or not wanted.pushed):
-            return Ready(look.digest if wanted.pushed else name, look.id)
+        if look.id and not wanted.pushed:
+            return Ready(name, look.id)
+        if look.id and look.digest and not (self._certain and await self._is_gone(leader, look.digest)):
+            return Ready(look.digest, look.id)
         image = look.id
         if not image and wanted.pushed and (ready := await self._from_registry(leader)) is not None:
             return ready
@@ -195,6 +199,18 @@ class Distribution:
             leader.warn(f"{error.message}; it is pushed by the next deploy")
             return Ready(name, image, built)
         return Ready(_text(answer, "digest") or name, image, built, pushed=True)
+
+    async def _is_gone(self, leader: Place, digest: str) -> bool:
+        """Whether the registry says that it has not any more what it was given."""
+        try:
+            await leader.ask("pull", {"image": digest})
+        except LightshipError as error:
+            if error.code == "image-not-found":
+                return True
+            if error.code not in _REGISTRY:
+                raise
+            leader.warn(error.message)
+        return False
 
     async def _from_registry(self, leader: Place) -> Ready | None:
         """A built image that the registry has; ``None`` when it has it not (or says only to those who may push)."""

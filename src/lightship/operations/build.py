@@ -55,7 +55,7 @@ async def _build(
     desired = desired_state(service, change, session.facts)
     image = wanted_image(service, change.commit, desired)
     secrets = partial(build_secrets, context, redactor)
-    found = await Distribution(image, [SessionPlace(session, context.emit)], secrets=secrets).run()
+    found = await Distribution(image, [SessionPlace(session, context.emit)], secrets=secrets, certain=True).run()
     ready = found[session.server]
     if not isinstance(ready, Ready):
         raise ready

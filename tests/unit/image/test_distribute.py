@@ -208,6 +208,20 @@ def test_what_was_built_and_not_pushed_is_pushed_and_if_that_cannot_be_is_sent()
     assert found == {"web0": denied}
 
 
+def test_who_wants_to_be_certain_has_the_registry_asked_and_what_it_lost_pushed_again() -> None:
+    world = World()
+    fleet = servers(world, 1)
+    distribute(wanted(), fleet)
+    assert not ready(distribute(wanted(), fleet, certain=True))["web0"].pushed
+    world.known.clear()
+    assert not ready(distribute(wanted(), fleet))["web0"].pushed, "a deploy does not ask"
+    assert ready(distribute(wanted(), fleet, certain=True))["web0"].pushed
+    assert world.count("build") == 1
+    world.error = DOWN
+    assert not ready(distribute(wanted(), fleet, certain=True))["web0"].pushed
+    assert "cannot be reached" in fleet[0].warnings[0]
+
+
 def test_what_the_registry_does_not_give_a_server_the_first_one_sends() -> None:
     """Deleted meanwhile, damaged, or a server that is not logged in: the image is there, and the deploy goes on."""
     for code in ("image-corrupt", "image-not-found", "registry-denied"):
