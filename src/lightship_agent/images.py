@@ -244,7 +244,6 @@ class Images:
         path, size = self.paths.state / f"{_PREFIX}received.tar", read.whole("size", 0, 0, 1 << 50)
         offset, part = read.whole("offset", 0, 0, 1 << 50), _unpacked(read.text("data", ""))
         last = _Last.parse(read.inner("last"))
-        fail_point("load.chunk")
         self.guard()
         if offset == 0:
             path.unlink(missing_ok=True)
@@ -254,6 +253,7 @@ class Images:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(str(path), flags, 0o600), "ab") as file:
             file.write(part)
+        fail_point("load.chunk")
         if last is None:
             return {"size": offset + len(part)}
         try:

@@ -98,6 +98,7 @@ def test_an_image_is_built_once_pushed_and_never_built_again(tiny: Site, registr
         names = tree.getnames()
     assert "deploy/uwsgi.ini" in names
     assert "deploy/not-committed" not in names
+    (tiny.repository.tree / "deploy" / "not-committed").unlink()
     # It is there already; it is in the registry; a commit of code alone needs no other.
     assert done(build(tiny)) == (False, False)
     forget_here(tiny)
@@ -163,7 +164,8 @@ def test_a_registry_that_says_no_is_told_as_what_it_is(tiny: Site, registry: Reg
 
 
 def test_a_layer_that_was_damaged_in_the_registry_is_not_used(tiny: Site, registry: Registry) -> None:
-    found = build(tiny).result
+    # With the old builder, which keeps no layer of an image that is gone: what is here already is not pulled.
+    found = build(tiny, environment={"DOCKER_BUILDKIT": "0"}).result
     forget_here(tiny)
     registry.damage(registry.layers(f"team/{tiny.name}", found["fingerprint"][:16])[-1])
     said = build(tiny, expect=3)
@@ -209,7 +211,9 @@ def test_a_kill_at_any_side_effect_leaves_nothing_and_the_next_build_needs_no_he
 def test_secrets_of_a_build_reach_no_layer_no_output_and_no_argument(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "pip.conf").write_text(f"[global]\npassword = {TOKEN}\n")
     (tmp_path / "pip.conf").chmod(0o600)
-    wanted = "RUN --mount=type=secret,id=CONF cat /run/secrets/CONF && cat /proc/*/cmdline >/seen || true"
+    # Never the same twice, or the builder has it in its cache: a secret's value is no part of what it goes by.
+    seen_by = f"cat /run/secrets/CONF && cat /proc/*/cmdline >/seen || true; : {engine.name()}"
+    wanted = f"RUN --mount=type=secret,id=CONF {seen_by}"
     dockerfile = f"ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\n{wanted}\n"
     image = {
         "dockerfile": "Dockerfile",
@@ -295,6 +299,13 @@ def test_deploys_with_a_registry_and_without_one_that_answers(
         assert said.result["kind"] == "container"
         assert serving(site) == first
         assert site.run("status", "--json", expect=0).result["drift"] == []
+        # Somebody removed the other one here: no registry is asked behind anybody's back, and nothing is touched.
+        engine.docker("image", "rm", "--force", second[1])
+        before = untouched(site)
+        said = site.run("rollback", "--to", again, "--json", expect=3)
+        assert said.error["code"] == "image-missing", said.shown
+        assert "--kind container" in said.error["hint"]
+        assert untouched(site) == before
     finally:
         site.close()
         forget_here(site)
