@@ -59,8 +59,10 @@ def host_of(image: str) -> str:
 
 
 def repository_of(image: str) -> str:
-    """An image's name without tag and digest."""
+    """An image's name without tag and digest, as the engine tells it: Docker Hub is left out."""
     name = image.partition("@")[0]
+    for prefix in (f"index.{HUB}/", f"{HUB}/", "library/"):
+        name = name[len(prefix) :] if name.startswith(prefix) else name
     head, slash, last = name.rpartition("/")
     return f"{head}{slash}{last.partition(':')[0]}"
 

@@ -149,7 +149,9 @@ def test_names_of_images_are_taken_apart() -> None:
         "r:5000/team/shop@sha256:aa",
     ):
         assert repository_of(name) == "r:5000/team/shop"
-    assert repository_of("shop:1") == "shop"
+    for name in ("shop:1", "docker.io/library/shop:1", "docker.io/shop@sha256:aa"):
+        assert repository_of(name) == "shop"
+    assert repository_of("docker.io/team/shop:1") == "team/shop"
     digest = "sha256:" + "a" * 64
     assert digest_of(completed(out=f"x: Pulling\nDigest: {digest}\nStatus: done")) == digest
     assert digest_of(completed(out=f"1: digest: {digest} size: 524")) == digest
