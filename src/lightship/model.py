@@ -213,6 +213,8 @@ class Release:
     why: str = ""
     subject: str = ""
     fingerprint: str = ""
+    image_id: str = ""
+    """The image that it ran in; empty when that is not known."""
 
     @classmethod
     def from_json(cls, data: object, where: str = "release") -> Release:
@@ -225,6 +227,7 @@ class Release:
             why=read.text("why"),
             subject=read.text("subject"),
             fingerprint=read.text("fingerprint"),
+            image_id=read.text("image_id"),
         )
 
 

@@ -180,7 +180,7 @@ class Distribution:
         wanted, name, built = self._wanted, self._wanted.name, False
         if look.id and not wanted.pushed:
             return Ready(name, look.id)
-        if look.id and look.digest and not (self._certain and await self._is_gone(leader, look.digest)):
+        if look.id and look.digest and not (self._certain and await self._is_gone(leader)):
             return Ready(look.digest, look.id)
         image = look.id
         if not image and wanted.pushed and (ready := await self._from_registry(leader)) is not None:
@@ -200,10 +200,13 @@ class Distribution:
             return Ready(name, image, built)
         return Ready(_text(answer, "digest") or name, image, built, pushed=True)
 
-    async def _is_gone(self, leader: Place, digest: str) -> bool:
-        """Whether the registry says that it has not any more what it was given."""
+    async def _is_gone(self, leader: Place) -> bool:
+        """Whether the registry says that it has not any more what it was given.
+
+        Asked by the tag: of a digest that it knows an engine asks no registry.
+        """
         try:
-            await leader.ask("pull", {"image": digest})
+            await leader.ask("pull", {"image": self._wanted.name})
         except LightshipError as error:
             if error.code == "image-not-found":
                 return True

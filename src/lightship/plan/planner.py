@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from lightship.model import Change, Desired, Facts, Kind, Plan, Step, short
+from lightship.model import Change, Container, Desired, Facts, Kind, Plan, Release, Step, short
 
 __all__ = ["PlannedService", "make_plan", "make_rollback_plan", "migrate_once"]
 
@@ -99,12 +99,18 @@ def make_rollback_plan(service: PlannedService, facts: Facts, commit: str) -> Pl
     if live and facts.stable == commit:
         return Plan("nothing", commit, (f"{short(commit)} is live already",), (), change)
     why = [_unproven(commit) if live else f"back from {short(facts.current)} to {short(commit)}"]
-    if facts.container is None or (release and release.fingerprint not in ("", facts.container.fingerprint)):
+    if facts.container is None or (release and _ran_elsewhere(release, facts.container)):
         why.append("it ran in a container of another image")
         seconds = expected_seconds(facts, "container")
         return Plan("container", commit, tuple(why), _container_steps(facts, commit), change, expected_seconds=seconds)
     seconds = expected_seconds(facts, "code")
     return Plan("code", commit, tuple(why), _code_steps(service, facts, commit), change, expected_seconds=seconds)
+
+
+def _ran_elsewhere(release: Release, container: Container) -> bool:
+    """Whether a release ran in a container of another image. A name that moved stands for another one, too."""
+    moved = release.image_id not in ("", container.image_id) and bool(container.image_id)
+    return moved or release.fingerprint not in ("", container.fingerprint)
 
 
 def expected_seconds(facts: Facts, kind: Kind) -> float | None:

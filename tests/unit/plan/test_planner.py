@@ -177,3 +177,13 @@ def test_how_long_it_takes_is_what_it_took_here_before() -> None:
     assert make_plan(SHAPE, facts, change(CODE), DESIRED, "full").expected_seconds is None, "there was none"
     assert make_plan(SHAPE, LIVE, change(CODE), DESIRED).expected_seconds is None
     assert make_rollback_plan(SHAPE, replace(facts, releases=(Release(NEW),)), NEW).expected_seconds == 1.1
+
+
+def test_back_to_a_release_that_ran_in_another_image_of_the_same_name_is_a_container_deploy() -> None:
+    """`image: name:latest` moved meanwhile: the configuration and the files are the same, the image is not."""
+    container = replace(LIVE.container or Container(""), image_id="sha256:2")
+    for image, kind in (("sha256:1", "container"), ("sha256:2", "code"), ("", "code")):
+        facts = replace(LIVE, container=container, releases=(Release(NEW, fingerprint="fp-1", image_id=image),))
+        assert make_rollback_plan(SHAPE, facts, NEW).kind == kind
+    unknown = replace(LIVE, releases=(Release(NEW, fingerprint="fp-1", image_id="sha256:1"),))
+    assert make_rollback_plan(SHAPE, unknown, NEW).kind == "code", "of a container that does not say"
