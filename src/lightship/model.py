@@ -263,6 +263,8 @@ class Release:
     why: str = ""
     subject: str = ""
     fingerprint: str = ""
+    image_id: str = ""
+    """The image that it ran in; empty when that is not known."""
 
     @classmethod
     def from_json(cls, data: object, where: str = "release") -> Release:
@@ -275,6 +277,7 @@ class Release:
             why=read.text("why"),
             subject=read.text("subject"),
             fingerprint=read.text("fingerprint"),
+            image_id=read.text("image_id"),
         )
 
 
@@ -637,6 +640,8 @@ class Plan:
     steps: tuple[Step, ...]
     change: Change
     blocked: str = ""
+    expected_seconds: float | None = None
+    """How long it is going to take by what rollouts of this kind took here before; ``None`` when there were none."""
 
     @property
     def nothing_to_do(self) -> bool:

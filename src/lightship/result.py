@@ -8,6 +8,7 @@ from lightship.errors import LightshipError
 from lightship.model import Facts, Kind, Plan, Release, short
 
 __all__ = [
+    "BuildResult",
     "Drift",
     "ExecResult",
     "PlanResult",
@@ -103,6 +104,25 @@ class PlanResult:
     plans: tuple[tuple[str, Plan], ...]
     source: str = ""
     """How the code comes to the servers: ``pull`` or ``push``; empty where none has to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """The image of a commit: its name, its name by digest if a registry has it, and what had to be done for it."""
+
+    service: str
+    ref: str
+    commit: str
+    subject: str
+    server: str
+    fingerprint: str
+    image: str
+    image_id: str
+    digest: str
+    built: bool
+    pushed: bool
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,16 @@ import os
 import re
 import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from lightship_agent import VERSION, facts, handover, protocol, recovery, rollout
 from lightship_agent import lock as locks
 from lightship_agent import release as releases
-from lightship_agent.container import LABEL_ROOT, Engine, build_command, exec_command
+from lightship_agent.container import Engine, exec_command
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror, glob_match
+from lightship_agent.images import Images
 from lightship_agent.infra import infra_of_both
 from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
@@ -23,7 +23,7 @@ from lightship_agent.paths import CONTAINER_CODE, ServicePaths
 from lightship_agent.proxy import Proxy
 from lightship_agent.receive import Receiver
 from lightship_agent.redaction import Redaction
-from lightship_agent.requests import IMAGE, PrepareRequest, Reader, ReceiveRequest, proxy_claim
+from lightship_agent.requests import PrepareRequest, Reader, ReceiveRequest, proxy_claim
 from lightship_agent.space import require_space
 from lightship_agent.state import load_state
 from lightship_agent.system import Completed, read_trusted, run
@@ -31,10 +31,6 @@ from lightship_agent.system import Completed, read_trusted, run
 __all__ = ["Actions"]
 
 register(
-    build__start="the image is about to be built",
-    build__done="the image has been built",
-    pull__start="the image is about to be pulled",
-    pull__done="the image has been pulled",
     recover__begin="what an earlier rollout left is about to be finished or undone",
     recover__end="what an earlier rollout left has been finished or undone",
     finish__begin="the conversation is over, and its rollout about to be finished or undone",
@@ -42,7 +38,9 @@ register(
 )
 
 Emit = Callable[[Dict[str, Any]], None]
-BUILD_SECONDS = 3600.0
+IMAGE_OPERATIONS = ("image", "build", "push", "pull", "save", "load")
+BEGINNINGS = ("inspect", "build", "pull", "load")
+"""A rollout's work begins with the first of these."""
 EXEC_SECONDS = 86400.0
 FILES_SHOWN = 500
 COMMITS_SHOWN = 50
@@ -60,6 +58,7 @@ class Actions:
         self._rollout: Optional[rollout.Rollout] = None
         self._paths: Optional[ServicePaths] = None
         self._who = ""
+        self._began: Optional[float] = None
 
     # --- the conversation ---------------------------------------------------------
 
@@ -74,8 +73,12 @@ class Actions:
             raise ProtocolError("no-hello", f"{operation} came before hello")
         if operation in protocol.LOCKING_OPERATIONS and self._lock is None:
             raise ProtocolError("no-lock", f"{operation} needs the lock: say hello with lock: true")
+        if self._began is None and operation in BEGINNINGS:
+            self._began = time.time()
         with self._at_work():
-            result: Dict[str, Any] = getattr(self, f"_{operation}")(args)
+            where: Any = self._images if operation in IMAGE_OPERATIONS else self
+            name = operation if operation in IMAGE_OPERATIONS else f"_{operation}"
+            result: Dict[str, Any] = getattr(where, name)(args)
         return result
 
     @contextmanager
@@ -130,6 +133,17 @@ class Actions:
         self._mirror = Mirror(paths, self._run)
         self._receiver = Receiver(paths, self._mirror, self._mirror_lock)
         self._instances = Instances(paths, self._engine, self._prefix, self._guard)
+        self._images = Images(
+            paths=paths,
+            engine=self._engine,
+            mirror=self._mirror,
+            run=self._run,
+            step=self._step,
+            emit=self._emit,
+            learn=self._redaction.learn,
+            guard=self._guard,
+            heard=self._end_unheard,
+        )
         self._redaction.load(paths)
         recovered = None
         if lock:
@@ -208,6 +222,7 @@ class Actions:
             guard=self._guard,
             checkpoint=self._checkpoint,
             who=self._who,
+            began=self._began,
         )
 
     def _guard(self) -> None:
@@ -380,64 +395,6 @@ class Actions:
             raise Refused("no-container", "the service has no container here", hint="`lightship deploy` makes one")
         return self._instances.name(instance)
 
-    # --- images -------------------------------------------------------------------
-
-    def _build(self, args: Mapping[str, Any]) -> Dict[str, Any]:
-        """Build the image from a clean tree of the commit, unless there is one of that tag."""
-        read = Reader(args)
-        commit, tag = valid_commit(args.get("commit")), read.text("tag", None, IMAGE)
-        context, dockerfile = _inside(read.text("context", ".")), _inside(read.text("dockerfile", "Dockerfile"))
-        build_arguments, labels = read.table("args"), read.table("labels")
-        started = time.monotonic()
-        known = self._engine.image_id(tag)
-        if known:
-            return {"image_id": known, "built": False, "seconds": 0.0}
-        with self._step("build"), self._clean_tree(commit) as folder:
-            labels = {**labels, LABEL_ROOT: str(self._known_paths.home)}
-            command = build_command(tag, dockerfile, os.path.join(folder, context), build_arguments, labels)
-            fail_point("build.start")
-            # Without the lock: what a build that outlived us adds to the engine's images is in nobody's way.
-            what = f"build the image of {commit[:7]}"
-            self._engine.command(command, what, timeout=BUILD_SECONDS, on_line=self._log, inherit=())
-            fail_point("build.done")
-        image = self._engine.image_id(tag)
-        if image is None:
-            raise AgentFailure("docker-failed", f"the image {tag} was built and is not there")
-        return {"image_id": image, "built": True, "seconds": round(time.monotonic() - started, 3)}
-
-    @contextmanager
-    def _clean_tree(self, commit: str) -> Iterator[str]:
-        """The commit's files and nothing else, in a folder that is gone afterwards."""
-        import shutil  # noqa: PLC0415 - these two cost every agent's start, and only a build needs them
-        import tempfile  # noqa: PLC0415
-
-        folder = tempfile.mkdtemp(prefix="build-", dir=str(self._known_paths.state))
-        try:
-            self._mirror.export(commit, Path(folder))
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _pull(self, args: Mapping[str, Any]) -> Dict[str, Any]:
-        """Bring a pre-built image here."""
-        image = Reader(args).text("image", None, IMAGE)
-        known = self._engine.image_id(image)
-        if known is None or not re.search(r"@sha256:", image):
-            with self._step("pull"):
-                fail_point("pull.start")
-                try:
-                    command = ["docker", "pull", "--quiet", "--", image]
-                    self._engine.command(command, f"pull {image}", timeout=BUILD_SECONDS, inherit=())
-                except AgentFailure:
-                    # An image that was loaded or built on this server has no registry to come from.
-                    if known is None:
-                        raise
-                fail_point("pull.done")
-        found = self._engine.image_id(image)
-        if found is None:
-            raise Refused("image-missing", f"the image {image} is not to be had on this server")
-        return {"image_id": found, "digest": found}
-
     # --- the proxy ----------------------------------------------------------------
 
     def _proxy(self, args: Mapping[str, Any]) -> Dict[str, Any]:
@@ -486,7 +443,8 @@ class Actions:
             self._guard()
             self._redaction.remember(self._known_paths, request.secrets, request.env)
         try:
-            self._rollout, answer = rollout.Rollout.prepare(self._tools(), request)
+            tools, self._began = self._tools(), None
+            self._rollout, answer = rollout.Rollout.prepare(tools, request)
         except Refused:
             raise
         except AgentFailure as error:
@@ -558,10 +516,3 @@ def _absolute(root: str) -> str:
     if not re.fullmatch(r"/[A-Za-z0-9._/-]{0,200}", root) or ".." in root.split("/"):
         raise ProtocolError("bad-value", f"root: {printable(root)} is not a plain absolute path")
     return root
-
-
-def _inside(path: str) -> str:
-    """A relative path that stays inside the tree."""
-    if path.startswith(("/", "-")) or ".." in path.split("/") or not re.fullmatch(r"[A-Za-z0-9._/ -]{1,300}", path):
-        raise ProtocolError("bad-value", f"{printable(path)} is not a plain path inside the repository")
-    return path

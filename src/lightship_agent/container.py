@@ -21,7 +21,7 @@ __all__ = [
     "Container",
     "ContainerSettings",
     "Engine",
-    "build_command",
+    "Image",
     "create_command",
     "exec_command",
 ]
@@ -130,8 +130,36 @@ class Container:
 
 
 @dataclass(frozen=True)
+class Image:
+    """What the engine says of one image: its id, its names by tag and by digest, its layers from the lowest up."""
+
+    id: str
+    tags: Sequence[str]
+    digests: Sequence[str]
+    layers: Sequence[str]
+    architecture: str
+    created: str
+
+    @classmethod
+    def parse(cls, found: Mapping[str, Any]) -> "Image":
+        """From the JSON of ``docker image inspect``."""
+        return cls(
+            id=str(found["Id"]),
+            tags=tuple(found.get("RepoTags") or ()),
+            digests=tuple(found.get("RepoDigests") or ()),
+            layers=tuple((found.get("RootFS") or {}).get("Layers") or ()),
+            architecture=str(found.get("Architecture") or ""),
+            created=str(found.get("Created") or ""),
+        )
+
+    def digest(self, repository: str) -> str:
+        """Its name by digest in a repository; empty when it never came from there, nor went there."""
+        return next((name for name in self.digests if name.partition("@")[0] == repository), "")
+
+
+@dataclass(frozen=True)
 class ContainerSettings:
-    """What a container of the service is started with."""
+    """What a container of the service is started with. ``image_id`` is what the image's name stood for then."""
 
     image: str
     options: Sequence[str]
@@ -144,30 +172,7 @@ class ContainerSettings:
     roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     upstream: str = ""
     """With a proxy before it: where it listens on this machine's loopback, and its port inside (``8000:8000``)."""
-
-
-def build_command(
-    tag: str, dockerfile: str, folder: str, args: Mapping[str, str], labels: Mapping[str, str]
-) -> List[str]:
-    """``docker build`` of a clean tree of the commit."""
-    # Beside a container that is as busy as it may be (1024), a build takes a fifth of the processors and not half.
-    # Builders other than the engine's own ignore this.
-    command = [
-        "docker",
-        "build",
-        "--force-rm",
-        "--cpu-shares",
-        "256",
-        "--tag",
-        tag,
-        "--file",
-        os.path.join(folder, dockerfile),
-    ]
-    for name, value in sorted(args.items()):
-        command += ["--build-arg", f"{name}={value}"]
-    for name, value in sorted(labels.items()):
-        command += ["--label", f"{name}={value}"]
-    return [*command, "--", folder]
+    image_id: str = ""
 
 
 def create_command(
@@ -262,10 +267,27 @@ class Engine:
         found = self._inspect("container", f"/containers/{name}/json", name)
         return Container.parse(found) if found else None
 
+    def image(self, name: str) -> Optional[Image]:
+        """An image that is on this server, by name or id, or None."""
+        found = self._inspect("image", f"/images/{name}/json", name)
+        return Image.parse(found) if found else None
+
     def image_id(self, name: str) -> Optional[str]:
         """The id of an image that is on this server, or None."""
-        found = self._inspect("image", f"/images/{name}/json", name)
-        return str(found["Id"]) if found else None
+        found = self.image(name)
+        return found.id if found else None
+
+    def images(self, *filters: str) -> List[Image]:
+        """The images on this server, all or those that ``docker image ls --filter`` finds."""
+        command = ["docker", "image", "ls", "--quiet", "--no-trunc"]
+        for one in filters:
+            command += ["--filter", one]
+        names = dict.fromkeys(self.command(command, "list the images").out.split())
+        return [image for image in map(self.image, names) if image is not None]
+
+    def architecture(self) -> str:
+        """What the engine's machine is, in the words that images use; empty when that is not known."""
+        return str((self._get("/version") or {}).get("Arch", ""))
 
     def containers_of(self, paths: ServicePaths) -> List[Container]:
         """Every container that lightship made for this service here, stopped ones too, newest instance first."""

@@ -54,6 +54,7 @@ __all__ = [
     "Mirror",
     "ModeChange",
     "glob_match",
+    "infra_id",
 ]
 
 failpoints.register(
@@ -76,6 +77,7 @@ committed, and no filter (a filter is a program) is ever run."""
 
 _BIG = 512 * 1024 * 1024
 _MESSAGE = 500
+_USUAL_MODE = 0o100644
 
 
 def glob_match(pattern: str) -> re.Pattern[str]:
@@ -139,6 +141,11 @@ class Change:
 
     status: str
     path: str
+
+
+def infra_id(mode: int, oid: str) -> str:
+    """What a file is to an image: its blob and, unless that is the usual one, its mode. A build copies both."""
+    return oid if mode == _USUAL_MODE else f"{oid} {mode:o}"
 
 
 class ModeChange(NamedTuple):
@@ -386,13 +393,10 @@ class Mirror:
         return found
 
     def infra_files(self, commit: str, globs: Sequence[str]) -> dict[str, str]:
-        """The files that match one of the patterns (see ``glob_match``): path -> id of the blob."""
+        """The files that match one of the patterns (see ``glob_match``): path -> ``infra_id``."""
         rules = [glob_match(pattern) for pattern in globs]
-        return {
-            name: oid
-            for name, oid in ((os.fsdecode(path), oid) for path, (_, oid) in self.entries(commit).items())
-            if any(rule.fullmatch(name) for rule in rules)
-        }
+        entries = ((os.fsdecode(path), entry) for path, entry in self.entries(commit).items())
+        return {name: infra_id(*entry) for name, entry in entries if any(rule.fullmatch(name) for rule in rules)}
 
     # --- changing
 

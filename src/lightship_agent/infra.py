@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from lightship_agent import VERSION
 from lightship_agent.errors import AgentFailure
 from lightship_agent.failpoints import fail_point, register
-from lightship_agent.git import Mirror, glob_match
+from lightship_agent.git import Mirror, glob_match, infra_id
 from lightship_agent.paths import ServicePaths
 from lightship_agent.system import atomic_write, read_trusted
 
@@ -21,10 +21,12 @@ __all__ = ["infra_at", "infra_from", "infra_of_both"]
 register(infra__keep="the infrastructure's files of a commit are about to be written down")
 
 _NAME = "infra.json"
+_FORM = 2
+"""Of what is kept; another one is not understood."""
 _MAX = 4 * 1024 * 1024
 
 Files = Dict[str, str]
-"""path -> id of the blob"""
+"""path -> ``git.infra_id``"""
 
 
 def infra_of_both(
@@ -55,7 +57,7 @@ def infra_at(paths: ServicePaths, mirror: Mirror, commit: str, globs: Sequence[s
         found = mirror.infra_files(commit, globs)
     if keep:
         fail_point("infra.keep")
-        data = json.dumps({"version": VERSION, "commit": commit, "globs": list(globs), "files": found})
+        data = json.dumps({"version": VERSION, "form": _FORM, "commit": commit, "globs": list(globs), "files": found})
         # Nothing is lost with it, and one that was torn by a power cut is no JSON.
         atomic_write(paths.state / _NAME, data.encode(), 0o600, durable=False)
     return found
@@ -70,7 +72,7 @@ def infra_from(mirror: Mirror, base: str, files: Mapping[str, str], commit: str,
         if not any(rule.fullmatch(name) for rule in rules):
             continue
         if change.new_mode:
-            found[name] = change.oid
+            found[name] = infra_id(change.new_mode, change.oid)
         else:
             found.pop(name, None)
     return found
@@ -81,7 +83,7 @@ def _read(paths: ServicePaths, globs: Sequence[str]) -> Optional[Tuple[str, File
     try:
         kept: Any = json.loads(read_trusted(paths.state / _NAME, _MAX) or b"")
         asked: List[str] = list(globs)
-        if (kept["version"], kept["globs"]) != (VERSION, asked):
+        if (kept["version"], kept["form"], kept["globs"]) != (VERSION, _FORM, asked):
             return None
         files = kept["files"].items()
         return str(kept["commit"]), {str(path): str(oid) for path, oid in files}

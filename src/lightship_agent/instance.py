@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 import lightship_agent
 from lightship_agent.container import Container, ContainerSettings, Engine, create_command
-from lightship_agent.errors import AgentFailure
+from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import ServicePaths
 from lightship_agent.records import asdict, dataclass, replace
@@ -132,6 +132,7 @@ class Instances:
         self.remove(name)
         make_directory(self.paths.run(number), 0o755)
         fail_point("instance.create")
+        settings = replace(settings, image=self.reference(settings))
         command = create_command(self.paths, name, number, settings, env_file(self.paths, number), check=check)
         self.engine.command(command, f"create the container {name}")
         fail_point("instance.created")
@@ -144,6 +145,22 @@ class Instances:
         fail_point("roles.conf")
         text = render_conf(number, role_orders(settings.roles), python)
         atomic_write(self.paths.instance_conf(number), text.encode(), 0o644)
+
+    def reference(self, settings: ContainerSettings) -> str:
+        """What to call an image: by its name, or by its id when the name is gone or stands for another one by now.
+
+        Raises ``Refused`` (``image-missing``) when it is not here: the engine would ask a registry for it.
+        """
+        wanted, named = settings.image_id, self.engine.image_id(settings.image)
+        if named is not None and wanted in ("", named):
+            return settings.image
+        if wanted and self.engine.image_id(wanted) is not None:
+            return wanted
+        raise Refused(
+            "image-missing",
+            f"the image {settings.image} is not on this server any more",
+            hint="`lightship deploy --kind container` makes it ready again",
+        )
 
     def close_gate(self, number: int) -> None:
         """Let the workers of an instance take no new request; those they have they finish."""
@@ -230,11 +247,6 @@ class Instances:
 def describe(settings: ContainerSettings) -> Dict[str, Any]:
     """The settings as a release remembers them."""
     return json.loads(json.dumps(asdict(settings)))  # type: ignore[no-any-return]
-
-
-def with_image(settings: ContainerSettings, image: str) -> ContainerSettings:
-    """The same settings for another image."""
-    return replace(settings, image=image)
 
 
 def require(container: Optional[Container], name: str) -> Container:

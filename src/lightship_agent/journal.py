@@ -101,8 +101,9 @@ class Journal:
         previous: str | None,
         who: str = "",
         data: Mapping[str, Any] | None = None,
+        began: float | None = None,
     ) -> None:
-        """A rollout begins. What an ended one left is dropped; a pending one must be ended first."""
+        """A rollout begins, or did so at ``began``. What an ended one left is dropped; a pending one is ended first."""
         if self.pending() is not None:
             raise RuntimeError("the last rollout has not ended")
         fail_point("journal.begin")
@@ -113,7 +114,7 @@ class Journal:
             "commit": commit,
             "previous": previous,
         }
-        entry.update(who=who, time=time.time(), data=dict(data or {}))
+        entry.update(who=who, time=began or time.time(), data=dict(data or {}))
         system.atomic_write(self._paths.journal, _line(entry), 0o600)
         fail_point("journal.begun")
 

@@ -88,6 +88,11 @@ class ServicePaths:
         return self.state / "history.jsonl"
 
     @property
+    def images(self) -> Path:
+        """The names of the images that are here because lightship pulled them."""
+        return self.state / "images.json"
+
+    @property
     def release_files(self) -> Path:
         """Where it is written down what each release is."""
         return self.state / "releases"

@@ -8,7 +8,9 @@ While it works the agent may tell of steps and of output::
 
     {"id": 1, "event": "step", "step": "fetch", "state": "start" | "done" | "failed", "seconds": 0.12, "detail": {...}}
     {"id": 1, "event": "log", "stream": "stdout" | "stderr", "text": "..."}
+    {"id": 1, "event": "data", "data": "..."}
 
+(``data`` is a part of an image that is given away: compressed by zlib, in base 64; so are those that are sent)
 and it ends every request with exactly one of::
 
     {"id": 1, "result": {...}}
@@ -61,10 +63,16 @@ MOST_HAVES = 200
 
 OUTCOMES = ("failed", "usage", "refused", "reverted", "degraded", "locked")
 
-LOCKING_OPERATIONS = ("build", "pull", "prepare", "activate", "verify", "commit", "revert", "abort", "proxy")
+LOCKING_OPERATIONS = (
+    *("build", "push", "pull", "save", "load"),
+    *("prepare", "activate", "verify", "commit", "revert", "abort", "proxy"),
+)
 """What needs the service's lock: ``hello`` must have been sent with ``lock: true``."""
 
-OPERATIONS = ("hello", "receive", "inspect", *LOCKING_OPERATIONS, "status", "logs", "exec", "maintenance", "bye")
+OPERATIONS = (
+    *("hello", "receive", "inspect", "image", *LOCKING_OPERATIONS),
+    *("status", "logs", "exec", "maintenance", "bye"),
+)
 
 
 def encode(message: Dict[str, Any]) -> bytes:

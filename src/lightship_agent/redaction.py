@@ -18,13 +18,15 @@ from lightship_agent.instance import env_files
 from lightship_agent.paths import ServicePaths
 from lightship_agent.system import atomic_write, read_trusted
 
-__all__ = ["Redaction"]
+__all__ = ["Redaction", "parts"]
 
 register(secrets__names="the names of the service's secrets are about to be written down")
 
 HIDDEN = "***"
 # Taking every "1" out of a text would say what the secret is.
 _SHORTEST = 4
+# A shorter word of a secret file is hardly its secret.
+_WORD = 8
 _MAX = 1024 * 1024
 # Nothing is cut to less than this.
 _CUT = 290
@@ -88,6 +90,12 @@ class Redaction:
         if isinstance(value, (list, tuple)):
             return [self._cleaned(inner, told=told) for inner in value]
         return value
+
+
+def parts(value: str) -> list[str]:
+    """A secret of several lines and what a program may show of it by itself: its lines, and the longer words."""
+    lines = [line.strip() for line in value.splitlines()]
+    return [value, *lines, *(word for word in value.split() if len(word) >= _WORD)] if len(lines) > 1 else [value]
 
 
 def _names(paths: ServicePaths) -> set[str] | None:

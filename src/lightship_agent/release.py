@@ -113,7 +113,8 @@ class Release:
     def as_dict(self) -> dict[str, Any]:
         """As the facts carry it."""
         names = ("commit", "created", "state", "why", "subject", "fingerprint")
-        return {name: getattr(self, name) for name in names}
+        image = (self.extra.get("container") or {}).get("image_id")
+        return {**{name: getattr(self, name) for name in names}, "image_id": str(image or "")}
 
 
 def load(paths: ServicePaths, commit: str) -> Release | None:

@@ -23,6 +23,9 @@ LARGEST_PACK = 1 << 40
 RELOADS = ("swap", "touch", "chain", NO_WEB)
 APP = re.compile(r"(?=.{1,255}\Z)[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?")
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._/:@-]{0,300}")
+SECRET_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,100}")
+DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}")
+INSIDE = re.compile(r"[A-Za-z0-9._/ -]{1,300}")
 LONGEST_HEALTH = 3600.0
 LONGEST_ASSETS = 366 * 86400.0
 STATUS = re.compile(r"[1-5][0-9]{2}(-[1-5][0-9]{2})?", re.ASCII)
@@ -98,6 +101,14 @@ class Reader:
         if not isinstance(value, list) or not all(map(_is_text, value)):
             raise _wrong(self._where + name, value, "is not a list of strings")
         return tuple(value)
+
+    def matching(self, name: str, pattern: "re.Pattern[str]") -> Tuple[str, ...]:
+        """A list of strings that all match; missing is an empty one."""
+        values = self.texts(name)
+        for value in values:
+            if not pattern.fullmatch(value):
+                raise _wrong(self._where + name, value, f"does not match {pattern.pattern}")
+        return values
 
     def table(self, name: str) -> Dict[str, str]:
         """An object of strings; missing is an empty one."""
@@ -338,4 +349,5 @@ def _container(read: Reader, reload: str) -> ContainerSettings:
         reload=reload,
         labels=read.table("labels"),
         roles={name: role.definition() for name, role in role_orders(read.inner("roles") or {}).items()},
+        image_id=read.text("image_id", "", IMAGE),
     )

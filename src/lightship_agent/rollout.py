@@ -67,6 +67,7 @@ class Tools:
     """What a rollout works with. ``guard`` refuses when the lock was taken over, ``checkpoint`` after a call-off.
 
     ``run`` runs a program with the lock as its own, too: what it began is over before the next rollout begins.
+    ``began`` is when the work for the rollout began, its image included.
     """
 
     paths: ServicePaths
@@ -78,6 +79,7 @@ class Tools:
     guard: Callable[[], None]
     checkpoint: Callable[[], None]
     who: str
+    began: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Rollout:
             previous=situation.previous,
             who=tools.who,
             data=asdict(situation),
+            began=tools.began,
         )
         try:
             answer = rollout._prepare(request)
@@ -812,6 +815,9 @@ def decide(tools: Tools, request: PrepareRequest) -> Situation:
                 f"it is not known with which container release {request.commit[:7]} ran",
                 hint="deploy its commit instead",
             )
+        known_settings = settings_from(settings)
+        if known_settings is not None:
+            tools.instances.reference(known_settings)
     elif not state.instance or tools.instances.find(state.instance) is None:
         raise Refused(
             "no-container", "the service has no container here", hint="`lightship deploy --kind full` makes one"

@@ -1,8 +1,10 @@
 """Space: refuse before anything is written when disk or inodes would run out; give back what policy allows."""
 
+import contextlib
+import json
 import math
 from pathlib import Path
-from typing import Optional, Set
+from typing import List, Optional, Sequence, Set
 
 from lightship_agent import release as releases
 from lightship_agent import slots
@@ -12,11 +14,12 @@ from lightship_agent.failpoints import fail_point, register
 from lightship_agent.instance import Instances
 from lightship_agent.paths import ServicePaths
 from lightship_agent.state import load_state
-from lightship_agent.system import disk_free, remove_tree
+from lightship_agent.system import atomic_write, disk_free, read_trusted, remove_tree
 
 __all__ = [
     "MARGIN_BYTES",
     "MARGIN_INODES",
+    "note_image",
     "protected_releases",
     "prune_images",
     "prune_instances",
@@ -27,6 +30,7 @@ __all__ = [
 register(
     prune__instance="what a container that is gone said of itself is about to be removed",
     prune__image="an image that nothing needs any more is about to be removed",
+    image__note="which images were pulled is about to be written down",
     prune__end="all is removed that is past retention",
 )
 
@@ -34,6 +38,7 @@ MARGIN_BYTES = 64 * 1024 * 1024
 MARGIN_INODES = 1000
 _BLOCK = 4096
 _MIB = 1024 * 1024
+_MAX_NOTED = 4 * 1024 * 1024
 
 
 def require_space(place: Path, what: str, *, size: int = 0, files: int = 0) -> None:
@@ -87,24 +92,68 @@ def prune_instances(paths: ServicePaths, instance: int) -> None:
             remove_tree(path)
 
 
+def note_image(paths: ServicePaths, name: str) -> None:
+    """Write down that an image is here only because lightship pulled it."""
+    known = _noted(paths)
+    if name not in known:
+        fail_point("image.note")
+        _write_noted(paths, [*known, name])
+
+
+def _noted(paths: ServicePaths) -> List[str]:
+    try:
+        found = json.loads(read_trusted(paths.images, _MAX_NOTED) or b"[]")
+    except ValueError:
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def _write_noted(paths: ServicePaths, names: Sequence[str]) -> None:
+    atomic_write(paths.images, json.dumps(list(names)).encode(), 0o600)
+
+
 def prune_images(instances: Instances) -> None:
-    """Remove the images that were built here for releases that are gone; those in use and those to go back to stay."""
-    paths = instances.paths
-    kept = {
-        (one.extra.get("container") or {}).get("image")
-        for one in releases.load_all(paths)
-        if one.state in ("stable", "retired")
-    }
-    kept |= {found.image for found in instances.engine.containers_of(paths)}
-    command = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]
-    command += ["--filter", f"label={LABEL_SERVICE}={paths.service}", "--filter", f"label={LABEL_ROOT}={paths.home}"]
-    listed = instances.engine.command(command, "list the images").out.split()
-    for name in listed:
-        if name not in kept and "<none>" not in name:
-            instances.guard()
-            fail_point("prune.image")
-            try:
-                instances.engine.command(["docker", "image", "rm", "--", name], f"remove the image {name}")
-            except AgentFailure:
-                continue  # another container uses it: it is not ours to remove
+    """Remove the images that were built or pulled here for releases that are gone.
+
+    Those in use and those to go back to stay, under whatever name; and one that is newer than what serves: it may have
+    been built ahead of its deploy.
+    """
+    paths, engine = instances.paths, instances.engine
+    kept = _kept_images(instances)
+    serving = instances.find(load_state(paths).instance)
+    newest = engine.image(serving.image_id) if serving else None
+    ours = engine.images(f"label={LABEL_SERVICE}={paths.service}", f"label={LABEL_ROOT}={paths.home}")
+    for image in ours:
+        if image.id not in kept and not (newest and image.created > newest.created):
+            # An image with names in several repositories goes by its names; one without any by its id.
+            for name in (*image.tags, *image.digests) or (image.id,):
+                _remove_image(instances, name)
+    noted = _noted(paths)
+    for name in noted:
+        found = engine.image_id(name)
+        if found is not None and found not in kept:
+            _remove_image(instances, name)
+    left = [name for name in noted if engine.image_id(name) is not None]
+    if left != noted:
+        fail_point("image.note")
+        _write_noted(paths, left)
     fail_point("prune.end")
+
+
+def _kept_images(instances: Instances) -> Set[str]:
+    """The ids of the images that a container was made of, or that a kept release ran in."""
+    engine, paths = instances.engine, instances.paths
+    found: Set[Optional[str]] = {one.image_id for one in engine.containers_of(paths)}
+    for release in releases.load_all(paths):
+        if release.state in ("stable", "retired"):
+            settings = release.extra.get("container") or {}
+            found |= {settings.get("image_id") or None, engine.image_id(str(settings.get("image") or "none:none"))}
+    return {one for one in found if one}
+
+
+def _remove_image(instances: Instances, name: str) -> None:
+    instances.guard()
+    fail_point("prune.image")
+    # What another container uses stays, and is not ours to remove.
+    with contextlib.suppress(AgentFailure):
+        instances.engine.command(["docker", "image", "rm", "--", name], f"remove the image {name}")

@@ -12,12 +12,12 @@ from lightship.config.load import parse
 from lightship.errors import LightshipError, TransportError, UsageError
 from lightship.model import Change, Facts
 from lightship.operations.requests import (
-    build_args,
     container_args,
     desired_state,
     inspect_args,
     planned_shape,
     prepare_args,
+    wanted_image,
 )
 from lightship.plan import make_plan
 from lightship.transport.base import MAX_LINE
@@ -26,7 +26,7 @@ from lightship.transport.local import LocalTransport
 from lightship.transport.zipapp import agent_file
 from lightship_agent import protocol
 from lightship_agent.names import valid_branch, valid_commit, valid_url
-from lightship_agent.requests import PrepareRequest
+from lightship_agent.requests import IMAGE, PrepareRequest
 
 NEW = "b" * 40
 TEXT = """
@@ -84,9 +84,10 @@ def test_the_agent_reads_what_inspect_and_build_ask() -> None:
     assert valid_url(args["repository"])
     assert valid_branch(args["ref"])
     assert valid_commit(args["commit"])
-    op, build = build_args(SERVICE, NEW, desired_state(SERVICE, Change(NEW), Facts(hostname="h")))
-    assert op == "build"
-    assert set(build) == {"commit", "tag", "dockerfile", "context", "args", "labels"}
+    wanted = wanted_image(SERVICE, NEW, desired_state(SERVICE, Change(NEW), Facts(hostname="h")))
+    assert wanted.build is not None
+    assert set(wanted.build) == {"commit", "tag", "dockerfile", "context", "args", "labels"}
+    assert IMAGE.fullmatch(wanted.name)
 
 
 def ask(root: Path, *requests: tuple[str, dict[str, Any]]) -> list[Any]:

@@ -7,11 +7,13 @@ process ends with its input, and nothing appears outside the service's root.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import math
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,9 @@ from lightship_agent.protocol import ALIVE, LOCKING_OPERATIONS, MAX_LINE, OPERAT
 
 SOURCE = Path(lightship_agent.__file__).parent.parent
 START = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from lightship_agent.__main__ import main; sys.exit(main())"
-COMMIT = "a" * 40
+COMMIT, LAYER = "a" * 40, "sha256:" + "b" * 64
+# What unfolds to more than a part of an image may have.
+BOMB = base64.b64encode(zlib.compress(b"0" * 10_000_000)).decode()
 
 TEXT: list[Any] = [5, 1.5, True, [], {}, ["x"], "a\0b", "\ud800"]
 NAME: list[Any] = [*TEXT, "-x", "a b", "a\n", "../../etc", "\x1b[2J", "$(id)", "\u0661", "x" * 100_000]
@@ -66,8 +70,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "inspect": {"repository": "/nowhere/r.git", "ref": "main", "commit": COMMIT, "infra": ["Dockerfile"],
                 "migrations": ["**/migrations/*.py"], "env": {"A": "1"}},
     "build": {"commit": COMMIT, "tag": "x:1", "dockerfile": "Dockerfile", "context": ".", "args": {"A": "b"},
-              "labels": {"a": "b"}},
-    "pull": {"image": "x:1"},
+              "labels": {"a": "b"}, "secrets": {"A": "b"}},
+    "image": {"image": "x:1", "layers": [LAYER]}, "push": {"image": "x:1"}, "pull": {"image": "x:1", "tag": "y:1"},
+    "save": {"image": "x:1", "known": 0},
+    "load": {"size": 0, "offset": 0, "data": "", "last": {"sha256": "a", "image_id": LAYER, "tag": "x:1"}},
     "prepare": {
         "commit": COMMIT, "kind": "full", "app": "shop.wsgi:application", "patience": 1, "boot_timeout": 1, "soak": 0,
         "reload": "swap", "shared": ["media"], "keep": 5, "retry": False, "why": "x",
@@ -78,7 +84,8 @@ GOOD: dict[str, dict[str, Any]] = {
         "container": {"image": "x:1", "options": [], "ports": [], "volumes": [], "env": {"A": "1"}, "secrets": ["A"],
                       "fingerprint": "f", "settings_digest": "s", "labels": {"a": "b"}, "stored": False,
                       "roles": {"worker": {"command": ["true"], "program": "", "processes": 1, "patience": 1,
-                                           "settle": 0, "signal": "TERM"}}},
+                                           "settle": 0, "signal": "TERM"}},
+                      "image_id": LAYER},
     },
     "activate": {}, "verify": {}, "commit": {}, "revert": {}, "abort": {}, "status": {}, "bye": {},
     "logs": {"lines": 5, "follow": False},
@@ -96,8 +103,14 @@ WRONG: dict[str, dict[str, list[Any]]] = {
                 "infra": TEXTS, "migrations": TEXTS, "env": VARIABLES},
     "build": {"commit": [*NAME, None], "tag": [*NAME, None, "--privileged"],
               "dockerfile": [*TEXT, "/etc/x", "../x", "-f"], "context": [*TEXT, "/", "..", "-"],
-              "args": TABLE, "labels": TABLE},
-    "pull": {"image": [*NAME, None, "--privileged"]},
+              "args": TABLE, "labels": TABLE,
+              "secrets": [*TABLE, {"../x": "a"}, {"": "a"}, {"a,src=/etc/shadow": "b"}]},
+    "image": {"image": [*NAME, None, "--privileged"], "layers": [*TEXTS, ["sha256:x"]]},
+    "push": {"image": [*NAME, None, "--privileged"]},
+    "pull": {"image": [*NAME, None, "--privileged"], "tag": [*NAME, "--privileged"]},
+    "save": {"image": [*NAME, None, "--privileged"], "known": WHOLE},
+    "load": {"size": WHOLE, "offset": [*WHOLE, 5], "data": [*TEXT, "x", BOMB, "eJw"], "last": OBJECT,
+             "last.sha256": [*TEXT, None], "last.image_id": [*NAME, None], "last.tag": NAME},
     "prepare": {
         "commit": [*NAME, None], "kind": [*NAME, None, "nothing"], "app": [*NAME, None], "patience": SECONDS,
         "boot_timeout": SECONDS, "soak": SECONDS, "reload": [*NAME, "touch "],
@@ -111,7 +124,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "container": OBJECT, "container.image": [*NAME, None], "container.options": TEXTS, "container.ports": TEXTS,
         "container.volumes": TEXTS, "container.env": VARIABLES, "container.secrets": TEXTS,
         "container.fingerprint": TEXT, "container.settings_digest": TEXT, "container.labels": TABLE,
-        "container.stored": FLAG,
+        "container.stored": FLAG, "container.image_id": NAME,
         "container.roles": [*OBJECT, *({name: {"command": ["true"]}} for name in ROLE_NAMES), {"a": None}, {"a": {}},
                             {"a": {"command": ["true"], "program": "x"}},
                             {f"a{number}": {"program": "x"} for number in range(60)}],
@@ -243,7 +256,7 @@ def test_every_operation_is_fuzzed() -> None:
             f"{name}.{inner}"
             for name, value in GOOD[op].items()
             for found in [value[0] if isinstance(value, list) and isinstance(value[0], dict) else value]
-            if isinstance(found, dict) and name not in ("env", "args", "labels")
+            if isinstance(found, dict) and name not in ("env", "args", "labels", "secrets")
             for inner in found
         }
         assert {path for path in wrong if not path.startswith("container.roles.")} == flat, op

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, _Lazy] = {
     "init": _Lazy("lightship.cli.init", "Write lightship.yml, a Dockerfile and what goes with it for a project."),
     "deploy": _Lazy("lightship.cli.deploy", "Bring a branch, tag or commit to the service's servers."),
     "plan": _Lazy("lightship.cli.deploy", "Show what a deploy would do, and why, without doing it."),
+    "build": _Lazy("lightship.cli.build", "Build the image of a commit and push it, without deploying."),
     "rollback": _Lazy("lightship.cli.deploy", "Go back to a release that the servers still have."),
     "status": _Lazy("lightship.cli.status", "Show what is expected, on disk, and loaded by each worker."),
     "releases": _Lazy("lightship.cli.status", "List the releases that the servers have."),

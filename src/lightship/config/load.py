@@ -281,7 +281,7 @@ class _Validation:
         within = own if not location or (missing and not around) else (holding or around or [own])[0]
         rule, hint = _words(details)
         value = details["input"]
-        if missing or "secrets" in location[:1] or details["type"] == "extra_forbidden" or not location:
+        if missing or "secrets" in location[:2] or details["type"] == "extra_forbidden" or not location:
             self.add((*within, *location), rule, hint=hint)
         else:
             self.add(
@@ -325,7 +325,7 @@ def _merge(below: dict[str, Any], above: dict[str, Any], path: yaml.KeyPath = ()
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict) and path[:1] != ("secrets",)
+        both = isinstance(old, dict) and isinstance(value, dict) and path not in (("secrets",), ("image", "secrets"))
         merged[key] = _merge(old, value, (*path, key)) if both and isinstance(old, dict) else value
     return merged
 
@@ -380,12 +380,14 @@ def _keys_around(location: yaml.KeyPath) -> list[str]:
         "proxy": Proxy,
         "assets": Assets,
     }
+    if location[:2] == ("image", "secrets"):
+        models["image"] = SecretSource
     model: type[BaseModel] = models.get(str(location[0]), Service) if len(location) > 1 else Service
     return [name for name in model.model_fields if not (model is Service and name in Service.own_keys)]
 
 
 _FORMS = {
-    "image": "must be an image's name or a map (dockerfile, context, args)",
+    "image": "must be an image's name or a map (dockerfile, context, args, secrets)",
     "proxy": "must be none or a map (hosts, port, http, https, certificates, ...)",
     "servers": "must be '[user@]host[:port]' or a map (host, name, user, port, roles, labels, sudo)",
 }

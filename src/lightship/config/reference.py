@@ -27,6 +27,9 @@ services:
       dockerfile: deploy/Dockerfile
       context: .
       args: {PYTHON: "3.12"}
+      secrets:
+        PIP_TOKEN: {env: PIP_TOKEN}   # RUN --mount=type=secret,id=PIP_TOKEN ...
+    registry: registry.example/team
     proxy:                      # or `ports`, and no proxy
       hosts: [shop.example, www.shop.example]
       certificates: [/etc/letsencrypt/live/shop.example]

@@ -39,6 +39,7 @@ __all__ = [
     "PROGRAM",
     "PROXY_HOST",
     "REF",
+    "REGISTRY",
     "RELATIVE_PATH",
     "ROLE",
     "ROOT",
@@ -377,6 +378,13 @@ IMAGE = Rule(
     "an image as '[registry/]name:tag' or '[registry/]name@sha256:...'",
     rf"(?:{_HOST}(?::[0-9]{{1,5}})?/)?{_COMPONENT}(?:/{_COMPONENT})*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?@sha256:[0-9a-f]{64})",
+)
+
+
+REGISTRY = Rule(
+    "a registry as 'host[:port]', and what is to stand before the service's name: 'host[:port]/team'",
+    rf"(?:{_HOST}\.{_LABEL}(?::[0-9]{{1,5}})?|{_LABEL}:[0-9]{{1,5}}|localhost)(?:/{_COMPONENT})*",
+    longest=200,
 )
 
 

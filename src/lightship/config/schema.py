@@ -53,23 +53,6 @@ class _Model(BaseModel):
     )
 
 
-class ImageBuild(_Model):
-    """How the image is built."""
-
-    dockerfile: RelativePath = Field(
-        "Dockerfile", description="The Dockerfile, from the top of the repository.", examples=["deploy/Dockerfile"]
-    )
-    context: Annotated[str, rules.CONTEXT] = Field(
-        ".", description="The directory that the build may copy from.", examples=["deploy"]
-    )
-    args: dict[EnvName, EnvValue] = Field(
-        {},
-        description="Build arguments (`ARG` in the Dockerfile). They can be read from the image: nothing secret here.",
-        examples=[{"PYTHON": "3.12"}],
-        max_length=_LONGEST_LIST,
-    )
-
-
 class SecretSource(_Model):
     """Where a secret's value comes from: exactly one of the three."""
 
@@ -103,6 +86,30 @@ class SecretSource(_Model):
         if self.file is not None:
             return f"file {self.file}"
         return f"environment variable {self.env}" if self.env is not None else f"command {(self.command or ('',))[0]}"
+
+
+class ImageBuild(_Model):
+    """How the image is built."""
+
+    dockerfile: RelativePath = Field(
+        "Dockerfile", description="The Dockerfile, from the top of the repository.", examples=["deploy/Dockerfile"]
+    )
+    context: Annotated[str, rules.CONTEXT] = Field(
+        ".", description="The directory that the build may copy from.", examples=["deploy"]
+    )
+    args: dict[EnvName, EnvValue] = Field(
+        {},
+        description="Build arguments (`ARG` in the Dockerfile). They can be read from the image: nothing secret here.",
+        examples=[{"PYTHON": "3.12"}],
+        max_length=_LONGEST_LIST,
+    )
+    secrets: dict[EnvName, SecretSource] = Field(
+        {},
+        description="Secrets of the build, each with the source of its value. The Dockerfile reads one as "
+        "`RUN --mount=type=secret,id=NAME`; no layer has it. The server's engine must be able to build with BuildKit.",
+        examples=[{"PIP_TOKEN": {"env": "PIP_TOKEN"}}],
+        max_length=_LONGEST_LIST,
+    )
 
 
 class Check(_Model):
@@ -504,6 +511,13 @@ class Service(_Model):
         default_factory=ImageBuild,
         description="Either the name of an image that is pulled, or how to build one.",
         examples=["registry.example/shop:2026-01", {"dockerfile": "Dockerfile"}],
+    )
+    registry: Annotated[str, rules.REGISTRY] | None = Field(
+        None,
+        description="Where a built image is pushed to, as `<registry>/<service>`; the other servers pull it from there "
+        "by its digest. Logins are those of root on the servers (`docker login`). Without a registry an image goes to "
+        "the other servers over SSH.",
+        examples=["registry.example/team"],
     )
     ports: tuple[Annotated[str, rules.PORT], ...] = _items(
         default=(),

@@ -13,12 +13,14 @@ from lightship.errors import ConfigurationError
 if TYPE_CHECKING:
     from lightship.config.schema import SecretSource
 
-__all__ = ["HIDDEN", "Hidden", "Secret", "redact", "resolve", "resolve_one"]
+__all__ = ["HIDDEN", "Hidden", "Secret", "parts", "redact", "resolve", "resolve_one"]
 
 HIDDEN = "***"
 _LARGEST = 64 * 1024
 _COMMAND_SECONDS = 30.0
 _SHORTEST = 4
+# A shorter word of a secret file is hardly its secret.
+_WORD = 8
 
 
 class Hidden(str):
@@ -86,10 +88,14 @@ def resolve(
     *,
     warn: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
+    lines: bool = False,
 ) -> dict[str, Secret]:
-    """The values of all ``sources``. Relative files and commands start at ``directory``, that of ``lightship.yml``."""
+    """The values of all ``sources``. Relative files and commands start at ``directory``, that of ``lightship.yml``.
+
+    With ``lines`` a value may have several, since no variable but a file is made of it.
+    """
     return {
-        name: resolve_one(name, source, directory, warn=warn, environment=environment)
+        name: resolve_one(name, source, directory, warn=warn, environment=environment, lines=lines)
         for name, source in sources.items()
     }
 
@@ -101,6 +107,7 @@ def resolve_one(
     *,
     warn: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
+    lines: bool = False,
 ) -> Secret:
     """The value of one source. ``warn`` is told when the file that holds it is readable by everybody."""
     environ = os.environ if environment is None else environment
@@ -112,17 +119,17 @@ def resolve_one(
         value = environ[source.env]
     else:
         value = _from_command(name, list(source.command or ()), directory, environ)
-    return _checked(name, value)
+    return _checked(name, value, "\0" if lines else "\n\r\0")
 
 
 def _unavailable(name: str, why: str, hint: str = "") -> ConfigurationError:
     return ConfigurationError(f"secret {name}: {why}", hint=hint, code="secret", detail={"secret": name})
 
 
-def _checked(name: str, value: str) -> Secret:
+def _checked(name: str, value: str, forbidden: str) -> Secret:
     if value == "":
         raise _unavailable(name, "its source is empty")
-    if any(character in value for character in "\n\r\0"):
+    if any(character in value for character in forbidden):
         raise _unavailable(
             name,
             "its value has more than one line; a variable of a container has one",
@@ -182,6 +189,14 @@ def _from_command(name: str, command: list[str], directory: Path, environ: Mappi
         said = redact(done.stderr.decode("utf-8", "replace")[-2000:].strip(), printed)
         raise _unavailable(name, f"{command[0]} ended with status {done.returncode}" + (f": {said}" if said else ""))
     return _decoded(name, done.stdout)
+
+
+def parts(secret: Secret) -> list[Secret]:
+    """A secret of several lines and what a program may show of it by itself: its lines, and the longer words."""
+    value = secret.reveal()
+    lines = [line.strip() for line in value.splitlines()]
+    words = [word for word in value.split() if len(word) >= _WORD]
+    return [secret, *map(Secret, [*lines, *words])] if len(lines) > 1 else [secret]
 
 
 def redact(text: str, secrets: Iterable[Hidden]) -> str:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lightship.errors import LightshipError, RefusedError, UsageError
@@ -14,26 +15,28 @@ from lightship.model import Change, Desired, Plan, short
 from lightship.operations.code import Code, code_for
 from lightship.operations.context import Context, Redactor
 from lightship.operations.fleet import Opened, at_most, named, opened_sessions, settle
+from lightship.operations.images import images_for
 from lightship.operations.requests import (
-    build_args,
     container_args,
     desired_state,
     inspect_args,
     planned_shape,
     prepare_args,
+    wanted_image,
 )
 from lightship.operations.rolling import Rolling, back_args, finish, finishing_seconds, gravest_kind
 from lightship.plan import make_plan, migrate_once
 from lightship.plan.planner import Override
 from lightship.result import PlanResult
-from lightship.rollout import Order, RolloutResult, Session, as_refusal, is_unreachable
+from lightship.rollout import Images, Order, RolloutResult, Session, as_refusal, is_unreachable
 from lightship.rollout.events import PlanMade, StepDone, StepStarted
 from lightship.source.remote import Resolved, check_ref, is_commit, resolve
 
 if TYPE_CHECKING:
+    from lightship.config.schema import SecretSource
     from lightship.config.secrets import Secret
 
-__all__ = ["Wanted", "check_commit", "deploy", "plan"]
+__all__ = ["Wanted", "build_secrets", "check_commit", "deploy", "known_commit", "plan"]
 
 #: A lock that was waited for this long may have let a newer push pass: the ref is asked for again.
 _STALE_SECONDS = 2.0
@@ -122,7 +125,8 @@ async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutRes
             env = {**context.service.env, **_revealed(values)}
             planned = await _plan_all(context, opened, code, resolved, env, wanted)
             orders = [_order(context, one, wanted, env, f"{what}") for one in planned]
-            result = await finish(context, orders, resolved, started, wanted.rolling, opened.unreachable)
+            images = _images(context, planned, redactor, skip=wanted.rolling.skip_unreachable)
+            result = await finish(context, orders, resolved, started, wanted.rolling, opened.unreachable, images)
     except LightshipError as error:
         found = as_refusal(error)
         raise redactor.clean_error(found) or found from None
@@ -163,6 +167,12 @@ async def _known_ref(context: Context, wanted: Wanted) -> Resolved | None:
     return await resolve(context.service.repository, wanted.ref or context.service.branch)
 
 
+async def known_commit(context: Context, wanted: Wanted, opened: Sequence[Session]) -> Resolved:
+    """The commit that is meant, asked for at the git host or, when it was given in short, of the servers."""
+    _check(wanted)
+    return await _known_ref(context, wanted) or _from_releases(opened, wanted.commit or "")
+
+
 def _from_releases(opened: Sequence[Session], text: str) -> Resolved:
     """A commit given in short, found among the releases that the servers have."""
     found = {one.commit for session in opened for one in session.facts.releases if one.commit.startswith(text)}
@@ -176,9 +186,34 @@ def _from_releases(opened: Sequence[Session], text: str) -> Resolved:
     )
 
 
+def _images(context: Context, planned: Sequence[_Planned], redactor: Redactor, *, skip: bool) -> Images | None:
+    """What has the image ready on the servers. All want the same one: it follows from commit and configuration."""
+    first = next((one for one in planned if one.plan.replaces_container), None)
+    if first is None:
+        return None
+    image = wanted_image(context.service, first.plan.commit, first.desired)
+    return images_for(image, partial(build_secrets, context, redactor), context.emit, skip=skip)
+
+
+async def build_secrets(context: Context, redactor: Redactor) -> Mapping[str, str]:
+    """The values of the secrets that the image's build needs, for the conversation alone."""
+    image = context.service.image
+    values = {} if isinstance(image, str) else await _resolved(context, image.secrets, lines=True)
+    from lightship.config.secrets import parts  # noqa: PLC0415
+
+    redactor.learn(part for value in values.values() for part in parts(value))
+    return _revealed(values)
+
+
 async def _secrets(context: Context) -> Mapping[str, Secret]:
     """The values of the service's secrets; programs that print them run beside everything else."""
-    if not context.service.secrets:
+    return await _resolved(context, context.service.secrets)
+
+
+async def _resolved(
+    context: Context, sources: Mapping[str, SecretSource], *, lines: bool = False
+) -> Mapping[str, Secret]:
+    if not sources:
         return {}
     from lightship.config.secrets import resolve as resolve_secrets  # noqa: PLC0415
     from lightship.rollout.events import Note  # noqa: PLC0415
@@ -188,7 +223,7 @@ async def _secrets(context: Context) -> Mapping[str, Secret]:
     def warn(text: str) -> None:
         loop.call_soon_threadsafe(context.emit, Note("", text))
 
-    return await asyncio.to_thread(resolve_secrets, context.service.secrets, context.config.directory, warn=warn)
+    return await asyncio.to_thread(resolve_secrets, sources, context.config.directory, warn=warn, lines=lines)
 
 
 def _revealed(secrets: Mapping[str, Secret]) -> dict[str, str]:
@@ -249,13 +284,10 @@ def _order(context: Context, one: _Planned, wanted: Wanted, env: Mapping[str, st
         )
     service, plan = context.service_on(one.session.server), one.plan
     container = container_args(service, one.desired, env) if plan.replaces_container else None
-    op, image = build_args(service, plan.commit, one.desired) if plan.replaces_container else ("", {})
     return Order(
         session=one.session,
         plan=plan,
         prepare=prepare_args(service, plan, retry=wanted.retry, why=why, container=container),
-        image_op=op,
-        image=image,
         keep=service.keep,
         back=back_args(service, one.session, plan),
         finishes=finishing_seconds(service, service.soak),

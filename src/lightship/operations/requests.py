@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lightship.image import Wanted, built_name
 from lightship.model import Change, Desired, Facts, Plan, ProxyClaim
 from lightship.source.fingerprint import differences, image_fingerprint, role_settings, settings_of
 
@@ -15,18 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PlannedShape",
-    "build_args",
     "desired_state",
     "health_args",
-    "image_tag",
+    "image_name",
     "inspect_args",
     "prepare_args",
     "proxy_args",
     "settings_differences",
     "settings_text",
+    "wanted_image",
 ]
-
-_TAG_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +45,9 @@ def planned_shape(service: Service, fingerprint: str = "") -> PlannedShape:
     """The service as the planner sees it."""
     built = not isinstance(service.image, str)
     claim = proxy_args(service)
-    name = image_tag(service.name, fingerprint) if built else str(service.image)
     return PlannedShape(
         built,
-        name,
+        image_name(service, fingerprint),
         tuple(check.name for check in service.checks),
         service.reload,
         service.migrate is not None,
@@ -85,9 +83,11 @@ def desired_state(service: Service, change: Change, facts: Facts) -> Desired:
     )
 
 
-def image_tag(service: str, fingerprint: str) -> str:
-    """The name of a built image: the same inputs give the same name, so nothing is built twice."""
-    return f"lightship/{service}:{fingerprint[:_TAG_DIGITS] or 'latest'}"
+def image_name(service: Service, fingerprint: str) -> str:
+    """The image's name: as configured, or after what it is built from."""
+    if isinstance(service.image, str):
+        return service.image
+    return built_name(service.name, fingerprint, service.registry)
 
 
 def inspect_args(service: Service, ref: str, commit: str, env: Mapping[str, str] | None) -> dict[str, Any]:
@@ -102,18 +102,20 @@ def inspect_args(service: Service, ref: str, commit: str, env: Mapping[str, str]
     }
 
 
-def build_args(service: Service, commit: str, desired: Desired) -> tuple[str, dict[str, Any]]:
-    """The operation that makes the image ready, and its arguments: ``build``, or ``pull`` of a named one."""
+def wanted_image(service: Service, commit: str, desired: Desired) -> Wanted:
+    """The image that the servers are to have, and how it is built where nobody has it yet."""
+    name = image_name(service, desired.fingerprint)
     if isinstance(service.image, str):
-        return "pull", {"image": service.image}
-    return "build", {
+        return Wanted(name)
+    build = {
         "commit": commit,
-        "tag": image_tag(service.name, desired.fingerprint),
+        "tag": name,
         "dockerfile": service.image.dockerfile,
         "context": service.image.context,
         "args": dict(service.image.args),
         "labels": {"lightship.service": service.name, "lightship.fingerprint": desired.fingerprint},
     }
+    return Wanted(name, build, pushed=service.registry is not None)
 
 
 def health_args(service: Service) -> dict[str, Any]:
@@ -193,9 +195,8 @@ def prepare_args(
 
 def container_args(service: Service, desired: Desired, env: Mapping[str, str]) -> dict[str, Any]:
     """What the next instance is started with."""
-    built = not isinstance(service.image, str)
     return {
-        "image": image_tag(service.name, desired.fingerprint) if built else str(service.image),
+        "image": image_name(service, desired.fingerprint),
         "options": list(service.options),
         "ports": list(service.ports),
         "volumes": list(service.volumes),

@@ -12,7 +12,7 @@ from lightship.errors import LightshipError, UsageError
 from lightship.model import Kind, Plan, ServerResult
 from lightship.operations.requests import planned_shape, prepare_args
 from lightship.plan import make_rollback_plan
-from lightship.rollout import Amount, OnFailure, Order, Rollout, RolloutResult, Session, Strategy, overall
+from lightship.rollout import Amount, Images, OnFailure, Order, Rollout, RolloutResult, Session, Strategy, overall
 from lightship.rollout.result import fleet_error
 
 if TYPE_CHECKING:
@@ -116,11 +116,12 @@ async def finish(
     started: float,
     rolling: Rolling,
     unreachable: Mapping[str, LightshipError],
+    images: Images | None = None,
 ) -> RolloutResult:
     """Run the rollout and sum it up."""
     strategy = strategy_of(context.service, rolling)
     orders = with_canary_soak(orders, strategy, context.service, rolling)
-    rollout = Rollout(orders, context.emit, strategy, skip_unreachable=rolling.skip_unreachable)
+    rollout = Rollout(orders, context.emit, strategy, skip_unreachable=rolling.skip_unreachable, images=images)
     found = {one.server: one for one in await rollout.run()}
     found.update({server: skipped(server, resolved.commit, error) for server, error in unreachable.items()})
     servers = tuple(found[name] for name in context.names if name in found)

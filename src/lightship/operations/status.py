@@ -55,12 +55,14 @@ async def _one(context: Context, server: str) -> ServerStatus:
 def _image(container: Container) -> str:
     """What the container's image is known by everywhere.
 
-    A built image has another id on each server; its name holds the fingerprint of what it was built from. A pulled one
-    has the same id wherever it was pulled, and a name that may have moved.
+    The name of one that was built without a registry holds the fingerprint of what it was built from. Any other has the
+    same id wherever it is, and a name that may have moved, or may be one by its digest here and one by its tag there.
     """
     if container.image.startswith("lightship/"):
         return container.image
-    return f"{container.image}@{container.image_id.removeprefix('sha256:')[:12]}" if container.image else ""
+    head, slash, last = container.image.partition("@")[0].rpartition("/")
+    name = f"{head}{slash}{last.partition(':')[0]}"
+    return f"{name}@{container.image_id.removeprefix('sha256:')[:12]}" if container.image else ""
 
 
 async def releases(context: Context) -> ReleasesResult:

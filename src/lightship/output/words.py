@@ -12,13 +12,14 @@ from typing import Literal
 from lightship.errors import LightshipError
 from lightship.model import Kind, Plan, ProxyFacts, ServerResult, StepTiming, short
 from lightship.output.text import last_line, printable, printable_lines
-from lightship.result import PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult
+from lightship.result import BuildResult, PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult
 from lightship.rollout.result import RolloutResult
 
 __all__ = [
     "Line",
     "Piece",
     "Style",
+    "build_lines",
     "error_lines",
     "kind_words",
     "plan_lines",
@@ -105,6 +106,24 @@ def plan_lines(result: PlanResult) -> list[Line]:
     return lines
 
 
+def build_lines(result: BuildResult) -> list[Line]:
+    """The image, and what was done for it."""
+    done = [word for word, is_so in (("built", result.built), ("pushed", result.pushed)) if is_so]
+    words = f" {' and '.join(done)}" if done else " is there already, nothing to build"
+    where = f" on {printable(result.server, 100)} in {result.seconds:.2f} s"
+    lines: list[Line] = [
+        [
+            (result.service, "name"),
+            (": the image of ", ""),
+            (short(result.commit), "bold"),
+            (words, "good"),
+            (where, "dim"),
+        ],
+        [("  image   ", "dim"), (printable(result.image, 300), "")],
+    ]
+    return [*lines, [("  digest  ", "dim"), (printable(result.digest, 300), "")]] if result.digest else lines
+
+
 def _servers_line(names: Sequence[str]) -> Line:
     """The servers that what follows is about."""
     from lightship.output.fleet import names_words  # noqa: PLC0415
@@ -144,6 +163,9 @@ def _one_plan(plan: Plan) -> list[Line]:
         [(f"  {number}. ", "dim"), (printable(step.title), ""), (f" ({step.detail})" if step.detail else "", "dim")]
         for number, step in enumerate(plan.steps, 1)
     ]
+    if plan.expected_seconds is not None:
+        words = f"{plan.expected_seconds:.1f} s, as {kind_words(plan.kind)}s took here before"
+        lines += [[], [("expected", "name"), (f" {words}", "")]]
     return lines
 
 

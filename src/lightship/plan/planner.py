@@ -6,15 +6,18 @@ well: a full deploy (container, then code); code alone: a code deploy; nothing: 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from lightship.model import Change, Desired, Facts, Kind, Plan, ProxyClaim, Step, short
+from lightship.model import Change, Container, Desired, Facts, Kind, Plan, ProxyClaim, Release, Step, short
 
 __all__ = ["PlannedService", "make_plan", "make_rollback_plan", "migrate_once"]
 
 _SHOWN = 3
+#: So many rollouts of a kind say how long the next one takes.
+_REMEMBERED = 5
 #: The names of steps are those that the agent reports.
 _WEB_PROOF = (Step("workers", "see that every worker runs it"), Step("health", "ask the health path"))
 _COMMIT = Step("commit", "write it down as stable", "and remove releases that are no longer kept")
@@ -84,6 +87,7 @@ def make_plan(
         why=why,
         steps=_steps(service, facts, change, kind),
         change=change,
+        expected_seconds=expected_seconds(facts, kind),
         blocked="" if retry or kind == "nothing" else _blocked(facts, change.commit),
     )
 
@@ -101,10 +105,26 @@ def make_rollback_plan(service: PlannedService, facts: Facts, commit: str) -> Pl
     if live and facts.stable == commit:
         return Plan("nothing", commit, (f"{short(commit)} is live already",), (), change)
     why = [_unproven(commit) if live else f"back from {short(facts.current)} to {short(commit)}"]
-    if facts.container is None or (release and release.fingerprint not in ("", facts.container.fingerprint)):
+    if facts.container is None or (release and _ran_elsewhere(release, facts.container)):
         why.append("it ran in a container of another image")
-        return Plan("container", commit, tuple(why), _container_steps(service, facts, commit), change)
-    return Plan("code", commit, tuple(why), _code_steps(service, facts, commit), change)
+        seconds = expected_seconds(facts, "container")
+        return Plan(
+            "container", commit, tuple(why), _container_steps(service, facts, commit), change, expected_seconds=seconds
+        )
+    seconds = expected_seconds(facts, "code")
+    return Plan("code", commit, tuple(why), _code_steps(service, facts, commit), change, expected_seconds=seconds)
+
+
+def _ran_elsewhere(release: Release, container: Container) -> bool:
+    """Whether a release ran in a container of another image. A name that moved stands for another one, too."""
+    moved = release.image_id not in ("", container.image_id) and bool(container.image_id)
+    return moved or release.fingerprint not in ("", container.fingerprint)
+
+
+def expected_seconds(facts: Facts, kind: Kind) -> float | None:
+    """The median of what the last rollouts of this kind took on this server; ``None`` when it has seen none."""
+    took = [entry.seconds for entry in facts.history if entry.kind == kind and entry.outcome == "done"]
+    return statistics.median(took[:_REMEMBERED]) if took else None
 
 
 def migrate_once(plans: Sequence[Plan]) -> list[Plan]:
@@ -220,7 +240,7 @@ def _steps(service: PlannedService, facts: Facts, change: Change, kind: Kind) ->
     if kind == "code":
         return _code_steps(service, facts, change.commit, before)
     image = (
-        Step("build", "build the image", f"{service.image_name}; nothing is built when it is there already")
+        Step("build", "build the image", f"{service.image_name}; once for all servers, unless it is there already")
         if service.builds_image
         else Step("pull", "pull the image", service.image_name)
     )

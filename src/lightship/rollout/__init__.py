@@ -1,6 +1,6 @@
 """Applies plans to servers and tells of it in events."""
 
-from lightship.rollout.engine import Rollout, is_unreachable
+from lightship.rollout.engine import Images, Rollout, is_unreachable
 from lightship.rollout.order import Order
 from lightship.rollout.result import RolloutResult, overall
 from lightship.rollout.server import as_refusal
@@ -10,6 +10,7 @@ from lightship.rollout.strategy import Amount, OnFailure, Strategy
 __all__ = [
     "Amount",
     "Hello",
+    "Images",
     "OnFailure",
     "Order",
     "Rollout",

@@ -1,8 +1,9 @@
 """Applies plans to servers, in phases.
 
-    prepare all -> barrier -> the canary, then batch by batch: activate, verify -> commit all | revert
+    image -> prepare all -> barrier -> the canary, then batch by batch: activate, verify -> commit all | revert
 
-Nothing of what serves changes before the barrier: when one server cannot prepare, all are told to abort. After it a
+The image of new containers is made once, and is on every server before anything else begins. Nothing of what serves
+changes before the barrier: when one server cannot prepare, all are told to abort. After it a
 server that fails goes back by itself. Once more have failed than the budget allows, or the canary has, no further
 server is activated, and those that were changed go back, so that all run one release again.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from lightship.errors import LightshipError, TransportError
@@ -21,8 +22,10 @@ from lightship.rollout.order import Order
 from lightship.rollout.server import ServerRun
 from lightship.rollout.strategy import Strategy
 
-__all__ = ["PREPARING", "RECONNECT", "UNREACHABLE", "Rollout", "is_unreachable"]
+__all__ = ["PREPARING", "RECONNECT", "UNREACHABLE", "Images", "Rollout", "is_unreachable"]
 
+#: Has the image ready on servers: for each its order, with the image in it, or why it is not there.
+Images = Callable[[Sequence[Order]], Awaitable[Mapping[str, Order | LightshipError]]]
 #: So many servers prepare at once: each may ask the git host and the registry for something.
 PREPARING = 200
 #: For so many seconds a server is tried again whose connection was lost after the flip.
@@ -60,11 +63,13 @@ class Rollout:
         *,
         skip_unreachable: bool = False,
         reconnect: float = RECONNECT,
+        images: Images | None = None,
     ) -> None:
         self._all = [ServerRun(order, emit, reconnect) for order in orders]
         self._emit = emit
         self._strategy = strategy or Strategy()
         self._skip = skip_unreachable
+        self._images = images
         self._cancelled = False
         self._over = False
         self._failures = 0
@@ -97,6 +102,8 @@ class Rollout:
 
     async def _prepare_all(self, todo: Sequence[ServerRun]) -> None:
         """Prepare: first where the migrations run, since what is booted elsewhere may need what they bring."""
+        await self._make_images([one for one in todo if one.order.needs_image])
+        todo = [one for one in todo if one.error is None]
         first = [one for one in todo if one.order.migrates]
         for one in first:
             await self._prepare(one)
@@ -115,6 +122,18 @@ class Rollout:
         if self._over:
             return
         await one.prepare()
+        self._judge(one)
+
+    async def _make_images(self, servers: Sequence[ServerRun]) -> None:
+        if self._images is None or not servers:
+            return
+        found = await self._images([one.order for one in servers])
+        for one in servers:
+            one.take_image(found.get(one.server))
+            self._judge(one)
+
+    def _judge(self, one: ServerRun) -> None:
+        """After what is done before the barrier: a server that failed is left out, or ends the rollout."""
         if one.error is None:
             return
         if self._skip and is_unreachable(one.error) and not one.order.migrates:

@@ -72,6 +72,13 @@ class ServerRun:
 
     # --- forward ---------------------------------------------------------------------
 
+    def take_image(self, found: Order | LightshipError | None) -> None:
+        """What became of the image here; ``None`` when that was not even tried."""
+        if isinstance(found, Order):
+            self.order = found
+        elif found is not None:
+            self.error = as_refusal(found)
+
     async def prepare(self) -> None:
         """Everything that is done before the flip."""
         await self._phase("prepare", self._prepare)
@@ -116,10 +123,7 @@ class ServerRun:
         self.outcome = "nothing"
 
     async def _prepare(self) -> None:
-        order = self.order
-        if order.image_op:
-            await order.session.timed(order.image_op, order.image_op, order.image)
-        await order.session.timed("prepare", "prepare", order.prepare)
+        await self.order.session.timed("prepare", "prepare", self.order.prepare)
 
     async def _activate(self) -> None:
         self.activated = True

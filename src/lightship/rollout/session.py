@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import base64
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -16,6 +18,7 @@ from lightship.transport.conversation import PROTOCOL, Conversation
 __all__ = ["Hello", "Session"]
 
 _WARNING_LINES = 20
+_LARGEST_PART = 8 * 1024 * 1024
 #: A step that took longer says nothing.
 _LONGEST = 1e9
 
@@ -62,6 +65,18 @@ def _waiting(server: str, holder: Mapping[str, Any]) -> Note:
     return Note(server, " ".join(words))
 
 
+def _unpacked(server: str, data: object) -> bytes:
+    """The bytes of a part, and never more than one has, whatever it is said to unfold to."""
+    try:
+        stream = zlib.decompressobj()
+        found = stream.decompress(base64.b64decode(str(data), validate=True), _LARGEST_PART)
+    except (ValueError, zlib.error):
+        found = b""
+    if not found or not stream.eof:
+        raise TransportError(f"{server} sent something else than a part of an image", code="protocol")
+    return found
+
+
 class Session:
     """The conversation with one server's agent, kept with its facts and the time each step took."""
 
@@ -99,11 +114,30 @@ class Session:
         await self.close()
         return await self.open(lock=True, wait=wait, take_over=False)
 
-    async def call(self, op: str, args: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Any:
-        """Ask the agent; its events become the rollout's."""
+    async def call(
+        self,
+        op: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        on_data: Callable[[bytes], None] | None = None,
+    ) -> Any:
+        """Ask the agent; its events become the rollout's. ``on_data`` gets the parts of what it gives away."""
         if self._conversation is None:
             raise TransportError(f"there is no conversation with {self.server}")
-        return await self._conversation.call(op, args, on_event=self._on_event, timeout=timeout)
+
+        def on_event(message: Mapping[str, Any]) -> None:
+            if on_data is not None and message.get("event") == "data":
+                on_data(_unpacked(self.server, message.get("data")))
+            else:
+                self._on_event(message)
+
+        return await self._conversation.call(op, args, on_event=on_event, timeout=timeout)
+
+    def told(self, step: str, seconds: float) -> None:
+        """A step that this side did."""
+        self.timings.append(StepTiming(step, seconds))
+        self._emit(StepDone(self.server, step, seconds))
 
     @property
     def broken(self) -> bool:
@@ -117,9 +151,7 @@ class Session:
         started = clock()
         result: dict[str, Any] = await self.call(op, args)
         if len(self.timings) == before:
-            seconds = clock() - started
-            self.timings.append(StepTiming(step, seconds))
-            self._emit(StepDone(self.server, step, seconds))
+            self.told(step, clock() - started)
         return result
 
     @contextmanager

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.unit
 # Where the time of day is asked, and what for.
 RECORDED = {
     "boot/assets.py:sweep",  # how many days ago a file was of a release
+    "actions.py:perform",  # when the work for a rollout began, for the history
     "boot/entry.py:is_closed",  # bounded by the monotonic clock as well
     "actions.py:_maintenance",  # since when visitors are turned away, to be shown
     "boot/entry.py:write",  # when an announcement was made

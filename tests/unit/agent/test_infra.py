@@ -120,3 +120,18 @@ def test_nothing_is_written_without_the_lock_nor_when_nothing_is_new(server: Ser
     assert subprocess.run(
         ["stat", "-c", "%a", str(server.kept)], capture_output=True, text=True, check=True
     ).stdout == ("600\n")
+
+
+def test_a_file_that_becomes_executable_or_a_link_is_another_one(server: Server) -> None:
+    """A build copies the mode as well: an entry point that was made executable makes another image."""
+    before = server.at(server.commit({"deploy/run.sh": "x", "app.py": "1"}))
+    script = server.repository.tree / "deploy/run.sh"
+    script.chmod(0o755)
+    executable = server.at(server.commit({}))
+    script.unlink()
+    script.symlink_to("x")
+    link = server.at(server.commit({}))
+    assert set(before) == set(executable) == set(link) == {"deploy/run.sh"}
+    assert len({before["deploy/run.sh"], executable["deploy/run.sh"], link["deploy/run.sh"]}) == 3
+    assert executable["deploy/run.sh"] == f"{before['deploy/run.sh']} 100755"
+    assert server.listings == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lightship_agent.journal import Journal
 from lightship_agent.paths import ServicePaths
-from lightship_agent.redaction import Redaction
+from lightship_agent.redaction import Redaction, parts
 
 VALUE = "hunter2-geheim"
 
@@ -84,3 +84,12 @@ def test_disguises_are_found(value: str) -> None:
     redaction = known(value)
     for disguise in (value, repr(value), ascii(value), json.dumps(value), value.encode().hex(), repr(value.encode())):
         assert "***" in redaction.text(f"x {disguise} y"), disguise
+
+
+def test_a_file_s_secret_is_found_line_by_line_and_word_by_word() -> None:
+    redaction = Redaction()
+    redaction.learn(parts(f"[global]\nextra-index = https://pypi.example\n  password = {VALUE}\n"))
+    for text in (f"password = {VALUE}", VALUE, f"found {VALUE}."):
+        assert VALUE not in redaction.text(text)
+    assert redaction.text("a = b") == "a = b"
+    assert parts("one line = one value") == ["one line = one value"]

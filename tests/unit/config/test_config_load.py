@@ -225,6 +225,25 @@ CASES: dict[str, tuple[list[Any], Callable[[Any], dict[str, Any]], str]] = {
         lambda bad: {"health": {"status": [bad]}},
         "health.status[0]",
     ),
+    "registry": (
+        [
+            "team",
+            "https://r.example",
+            "r.example/",
+            "r.example/Team",
+            "r.example/a:1",
+            "-x.example",
+            "r.example/../x",
+            "a\n",
+        ],
+        lambda bad: {"registry": bad},
+        "registry",
+    ),
+    "build secret": (
+        [{}, {"file": "a", "env": "B"}, "hunter2", ["hunter2"]],
+        lambda bad: {"image": {"secrets": {"A": bad}}},
+        "image.secrets.A",
+    ),
     "reload": (["swop", "", None, True], lambda bad: {"reload": bad}, "reload"),
     "keep": ([0, 1, 101, "5", True, 2.5, None], lambda bad: {"keep": bad}, "keep"),
     "patience": ([-1, 3601, "30", True, None], lambda bad: {"patience": bad}, "patience"),
@@ -252,7 +271,7 @@ def test_hostile_values_are_refused_with_field_value_and_rule(key: str, bad: Any
     _, build, path = CASES[key]
     found = problem(**build(bad))
     assert found["path"].startswith(f"services.shop.{path}")
-    if key == "secret":
+    if key in ("secret", "build secret"):
         assert "hunter2" not in str(found)
     elif not isinstance(bad, (list, type(None))) and "lightship's own (key root)" not in found["rule"]:
         assert found["value"]
@@ -318,12 +337,15 @@ def test_no_services(text: str) -> None:
     assert problems(text) if text else True
 
 
-@pytest.mark.parametrize("key", ["image.arg", "health.stats", "checks[0].comand", "secrets.A.fil"])
+@pytest.mark.parametrize(
+    "key", ["image.arg", "health.stats", "checks[0].comand", "secrets.A.fil", "image.secrets.A.fil"]
+)
 def test_unknown_inner_keys_name_the_nearest(key: str) -> None:
     values: dict[str, Any] = {
         "image.arg": {"image": {"arg": {}}},
         "health.stats": {"health": {"stats": [200]}},
         "checks[0].comand": {"checks": [{"name": "a", "command": ["a"], "comand": []}]},
+        "image.secrets.A.fil": {"image": {"secrets": {"A": {"file": "x", "fil": "y"}}}},
         "secrets.A.fil": {"secrets": {"A": {"file": "x", "fil": "y"}}},
     }
     found = problem(**values[key])
@@ -355,6 +377,7 @@ GOOD_VALUES: list[dict[str, Any]] = [
     *({"branch": b} for b in ["release/2.x", "feature/a_b+c", "fix#12", "v1.0"]),
     *({"servers": [s]} for s in ["local", "web1", "deploy@web1.example:2222", "10.0.0.1", "root@[::1]:22"]),
     *({"image": i} for i in ["shop:1", "registry.example:5000/a/b:1.0", f"a@sha256:{'0' * 64}", {"args": {"A": ""}}]),
+    *({"registry": r} for r in ["registry.example/team", "10.0.0.1:5000", "localhost/a", "r:5000/a/b", "docker.io/x"]),
     *({"ports": [p]} for p in ["8000:8000", "127.0.0.1:80:8000", "[::1]:80:8000", "65535:1"]),
     *(
         {"volumes": [v]}
@@ -396,10 +419,15 @@ defaults:
   env: {A: "1", B: "2"}
   ports: ["1:1"]
   health: {path: /h, timeout: 2}
-  image: {args: {A: a}}
+  image: {args: {A: a}, secrets: {T: {file: x}}}
   secrets: {S: {file: x}}
 services:
-  one: {env: {B: "3"}, ports: ["2:2"], health: {timeout: 3}, image: {args: {B: b}}, secrets: {S: {env: S}}}
+  one:
+    env: {B: "3"}
+    ports: ["2:2"]
+    health: {timeout: 3}
+    image: {args: {B: b}, secrets: {T: {env: T}}}
+    secrets: {S: {env: S}}
   two: {image: "shop:1"}
 """)
     one, two = found.service("one"), found.service("two")
@@ -408,6 +436,7 @@ services:
     assert (one.health.path, one.health.timeout) == ("/h", 3)
     assert not isinstance(one.image, str)
     assert one.image.args == {"A": "a", "B": "b"}
+    assert (one.image.secrets["T"].file, one.image.secrets["T"].env) == (None, "T")
     assert (one.secrets["S"].file, one.secrets["S"].env) == (None, "S")
     assert (two.image, two.ports, two.name) == ("shop:1", ("1:1",), "two")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lightship.model import Change, Container, Desired, Facts, FileChange, Release, Slot, Worker
+from lightship.model import Change, Container, Desired, Facts, FileChange, HistoryEntry, Release, Slot, Worker
 from lightship.operations.requests import PlannedShape
 from lightship.plan import make_plan, make_rollback_plan
 from lightship.plan.planner import Override
@@ -160,3 +160,30 @@ def test_migrations_run_only_where_they_may_be_needed() -> None:
     assert "migrate" in names(replace(change(CODE), migrations=("shop/migrations/0002.py",)))
     assert "migrate" in names(change(CODE), "container")
     assert "migrate" in names(replace(change(CODE), files_count=900)), "the list was cut: it is not known what differs"
+
+
+def test_how_long_it_takes_is_what_it_took_here_before() -> None:
+    def past(kind: str, seconds: float, outcome: str = "done") -> HistoryEntry:
+        return HistoryEntry("1", kind, OLD, outcome, 1.0, seconds)
+
+    history = (
+        past("code", 1.0), past("code", 9.0, "reverted"), past("container", 8.0), past("code", 1.4), past("code", 1.2),
+        past("code", 0.9), past("code", 1.1), past("code", 100.0),
+    )  # fmt: skip
+    facts = replace(LIVE, history=history)
+    # The last five that ended well: what failed took another time, and what is long past is another service.
+    assert make_plan(SHAPE, facts, change(CODE), DESIRED).expected_seconds == 1.1
+    assert make_plan(SHAPE, facts, change(CODE), DESIRED, "container").expected_seconds == 8.0
+    assert make_plan(SHAPE, facts, change(CODE), DESIRED, "full").expected_seconds is None, "there was none"
+    assert make_plan(SHAPE, LIVE, change(CODE), DESIRED).expected_seconds is None
+    assert make_rollback_plan(SHAPE, replace(facts, releases=(Release(NEW),)), NEW).expected_seconds == 1.1
+
+
+def test_back_to_a_release_that_ran_in_another_image_of_the_same_name_is_a_container_deploy() -> None:
+    """`image: name:latest` moved meanwhile: the configuration and the files are the same, the image is not."""
+    container = replace(LIVE.container or Container(""), image_id="sha256:2")
+    for image, kind in (("sha256:1", "container"), ("sha256:2", "code"), ("", "code")):
+        facts = replace(LIVE, container=container, releases=(Release(NEW, fingerprint="fp-1", image_id=image),))
+        assert make_rollback_plan(SHAPE, facts, NEW).kind == kind
+    unknown = replace(LIVE, releases=(Release(NEW, fingerprint="fp-1", image_id="sha256:1"),))
+    assert make_rollback_plan(SHAPE, unknown, NEW).kind == "code", "of a container that does not say"

@@ -82,6 +82,8 @@ CODE: list[dict[str, Any]] = [
     {"boot_timeout": 9},
     {"soak": 9},
     {"rollout": {"canary": 2}},
+    {"registry": "registry.example/team"},
+    {"image": {"secrets": {"TOKEN": {"env": "TOKEN"}}}},
 ]
 
 
