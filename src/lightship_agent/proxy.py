@@ -9,12 +9,10 @@ anything else is a reload, in which the listening sockets are handed on and no r
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
@@ -24,13 +22,21 @@ from lightship_agent.container import Container, Engine
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import ServicePaths
-from lightship_agent.proxy_config import CONF, RUN, Claim, Entry, backend
+from lightship_agent.proxy_config import CONF, Claim, Entry, backend
+from lightship_agent.proxy_server import (
+    LABEL_VERSION,
+    container_name,
+    create_proxy_command,
+    has_ipv6,
+    is_free,
+    read_certificate,
+)
 from lightship_agent.proxy_socket import RuntimeSocket
 from lightship_agent.records import asdict, dataclass, replace
 from lightship_agent.reload import wait_until
 from lightship_agent.system import atomic_write, clean_temporaries, make_directory, read_trusted
 
-__all__ = ["FIRST_PORT", "Proxy", "container_name", "create_proxy_command"]
+__all__ = ["FIRST_PORT", "LAST_PORT", "Proxy"]
 
 register(
     proxy__start="the proxy is about to be started",
@@ -47,38 +53,12 @@ register(
     proxy__drained="the old container's requests are done, or patience with them is",
 )
 
-LABEL_PROXY = "lightship.proxy"
-LABEL_VERSION = "lightship.proxy-version"
 #: Below the ports that Linux takes for outgoing connections (32768 and up).
 FIRST_PORT, LAST_PORT = 18000, 19999
-DEFAULT_ROOT = "/srv/lightship"
 _MAX = 1024 * 1024
 _READY_SECONDS = 15.0
 _TRIES = 3
 _PULL_SECONDS = 900.0
-_CAPABILITIES = ("NET_BIND_SERVICE", "SETUID", "SETGID", "KILL")
-
-
-def container_name(root: Path) -> str:
-    """The name of the proxy's container; another root than the usual one has a proxy of its own."""
-    if str(root) == DEFAULT_ROOT:
-        return "lightship-proxy"
-    return f"lightship-proxy-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
-
-
-def create_proxy_command(root: Path, image: str) -> List[str]:
-    """``docker create`` of the proxy. It reads its configuration, and has a directory for its sockets."""
-    home = root / ".proxy"
-    command = ["docker", "create", "--name", container_name(root), "--network", "host", "--restart", "always"]
-    command += ["--user", "0:0", "--read-only", "--security-opt", "no-new-privileges", "--cap-drop", "ALL"]
-    for capability in _CAPABILITIES:
-        command += ["--cap-add", capability]
-    command += ["--log-opt", "max-size=10m", "--log-opt", "max-file=3"]
-    command += ["--volume", f"{home / 'conf'}:{CONF}:ro", "--volume", f"{home / 'run'}:{RUN}"]
-    command += ["--label", f"{LABEL_PROXY}={root}", "--entrypoint", "haproxy"]
-    version = hashlib.sha256("\0".join([*command, image]).encode()).hexdigest()[:16]
-    command += ["--label", f"{LABEL_VERSION}={version}"]
-    return [*command, "--", image, "-W", "-db", "-S", f"{RUN}/master.sock,mode,600", "-f", f"{CONF}/haproxy.cfg"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +144,7 @@ class Proxy:
         proxy_config.refuse_conflicts(entries, self.paths.service, claim)
         has = set(proxy_config.binds(entries)) if self._running() else set()
         for port in claim.ports:
-            if port not in has and port not in held and not _free(claim.address, port):
+            if port not in has and port not in held and not is_free(claim.address, port):
                 raise Refused(
                     "proxy-port",
                     f"port {port} of this server is taken by another program, and the proxy needs it",
@@ -172,7 +152,7 @@ class Proxy:
                     "proxy.https)",
                 )
         for path in claim.certificates:
-            _pem(path)
+            read_certificate(path)
         found = self.engine.container(self.name)
         if found is None and self.engine.image_id(claim.image) is None:
             self._pull(claim.image)
@@ -196,7 +176,7 @@ class Proxy:
         count = LAST_PORT + 1 - FIRST_PORT
         start = int(hashlib.sha256(self.paths.service.encode()).hexdigest(), 16) % count
         for port in (FIRST_PORT + (start + offset) % count for offset in range(count)):
-            if port not in taken and _free("127.0.0.1", port):
+            if port not in taken and is_free("127.0.0.1", port):
                 return port
         raise Refused("no-port", f"no port from {FIRST_PORT} to {LAST_PORT} is free on this server")
 
@@ -324,7 +304,7 @@ class Proxy:
 
     def _sync(self, image: str = "") -> None:
         entries = self.entries()
-        text = proxy_config.render(entries, ipv6=_has_ipv6())
+        text = proxy_config.render(entries, ipv6=has_ipv6())
         path = self.home / "conf" / "haproxy.cfg"
         before = read_trusted(path, _MAX)
         container = self.engine.container(self.name)
@@ -432,7 +412,7 @@ class Proxy:
 
     def _keep_certificate(self, path: str) -> str:
         """Copy a certificate with its key to where the proxy reads it; the copy's name is that of its content."""
-        data = _pem(path)
+        data = read_certificate(path)
         name = f"{hashlib.sha256(data).hexdigest()[:20]}.pem"
         kept = self.home / "conf" / "certificates" / name
         if not kept.exists():
@@ -471,63 +451,10 @@ class Proxy:
         }  # fmt: skip
 
 
-def _has_ipv6() -> bool:
-    try:
-        with open("/proc/net/if_inet6", encoding="ascii") as file:
-            return bool(file.read(1))
-    except OSError:
-        return False
-
-
 def _digest(entries: Sequence[Entry]) -> str:
-    return proxy_config.digest(entries, ipv6=_has_ipv6())
+    return proxy_config.digest(entries, ipv6=has_ipv6())
 
 
 def _listed(claim: Claim) -> Dict[str, Any]:
     found: Dict[str, Any] = json.loads(json.dumps(asdict(claim)))
     return found
-
-
-def _free(address: str, port: int) -> bool:
-    """Whether nobody listens on a port of this machine."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # What a connection that ended leaves for a minute is in nobody's way, least of all in HAProxy's.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-            probe.listen(1)
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                return False
-            if error.errno == errno.EADDRNOTAVAIL:
-                raise Refused("proxy-address", f"this server has no address {address}", hint="see `ip addr`") from None
-            raise
-    return True
-
-
-def _pem(path: str) -> bytes:
-    """A certificate with its chain and key as HAProxy wants them, in one piece.
-
-    ``path`` is such a file, or a directory as certbot keeps one: ``fullchain.pem`` and ``privkey.pem``.
-    """
-    files = [os.path.join(path, name) for name in ("fullchain.pem", "privkey.pem")] if os.path.isdir(path) else [path]
-    data = b""
-    for name in files:
-        try:
-            with open(name, "rb") as file:
-                data += file.read(_MAX).rstrip(b"\n") + b"\n"
-        except OSError as error:
-            raise Refused(
-                "proxy-certificate",
-                f"the certificate cannot be read on this server: {name}: {error.strerror}",
-                hint="proxy.certificates names a file with certificate, chain and key, or a directory with "
-                "fullchain.pem and privkey.pem",
-            ) from None
-    if b"BEGIN CERTIFICATE" not in data or b"PRIVATE KEY" not in data:
-        raise Refused(
-            "proxy-certificate",
-            f"{path} does not hold both a certificate and its key",
-            hint="put them into one file (cat fullchain.pem privkey.pem), or name a directory that has both",
-        )
-    return data

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lightship_agent.proxy import container_name
+from lightship_agent.proxy_server import container_name
 from support.engine import Engine
 from support.site import Site
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lightship_agent.errors import ProtocolError, Refused
-from lightship_agent.proxy import container_name, create_proxy_command
 from lightship_agent.proxy_config import Claim, Entry, digest, refuse_conflicts, render
+from lightship_agent.proxy_server import container_name, create_proxy_command
 from lightship_agent.records import replace
 from lightship_agent.requests import proxy_claim
 
