@@ -14,9 +14,9 @@ from support.servers import TESTING, Fleet, all_run, no_failures, one_release_ea
 @pytest.mark.parametrize(
     ("point", "changed"),
     [
-        ("answered.hello=kill", 0),
-        ("ask.prepare=kill", 0),
-        ("answered.prepare=kill@4", 0),
+        # One is prepared, and the others are at it; then all are.
+        ("answered.prepare=kill", 0),
+        ("ask.activate=kill", 0),
         ("answered.activate=kill", 1),
         ("answered.verify=kill@3", 3),
         ("ask.commit=kill", 4),
