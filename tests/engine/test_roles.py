@@ -101,7 +101,7 @@ while True:
     time.sleep(0.1)
 """
 #: A Celery that cannot start needs a while to find that out on a busy machine.
-SHORT = {"patience": 30, "settle": 5}
+SHORT = {"patience": 30, "settle": 4}
 
 
 class Shop:
