@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, Mapping, Optional, Sequence
 
-from lightship_agent.archive import give
 from lightship_agent.builder import Build, Builder, build_command, find_builder, said
 from lightship_agent.container import LABEL_ROOT, Engine, Image
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
@@ -226,6 +225,8 @@ class Images:
             require_space(self.paths.state, "the image that another server is to get", size=self._size(image))
             command = ["docker", "save", "--output", str(path), "--", image.id]
             self.engine.command(command, "pack the image", timeout=BUILD_SECONDS, meanwhile=self.heard, inherit=())
+            from lightship_agent.archive import give  # noqa: PLC0415 - the reader of archives costs every agent's start
+
             for part in give(path, known, CHUNK):
                 self.heard()
                 digest.update(part)
