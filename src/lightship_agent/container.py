@@ -290,8 +290,11 @@ class Engine:
         return str((self._get("/version") or {}).get("Arch", ""))
 
     def containers_of(self, paths: ServicePaths) -> List[Container]:
-        """Every container that lightship made for this service here, stopped ones too, newest instance first."""
-        command = ["docker", "ps", "--all", "--quiet", "--no-trunc"]
+        """Every container that lightship made for this service here, stopped ones too, newest instance first.
+
+        Only those have a number: one that somebody runs by hand has the labels of the image alone, and is not ours.
+        """
+        command = ["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL_INSTANCE}"]
         command += [
             "--filter",
             f"label={LABEL_SERVICE}={paths.service}",

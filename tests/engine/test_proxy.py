@@ -111,11 +111,9 @@ def test_whatever_is_killed_or_started_again_the_proxy_leads_to_the_container_th
     kill_proxy(site)
     until(lambda: _answers(site))
     assert site.get()[2] == site.current
-    with site.load(rate=20, seconds=60) as load:
-        site.engine.docker("restart", site.container())
-        assert load.wait_count(40)
-    # The port is the same after it; a request that found nobody was held until there was somebody.
-    assert not load.report.failed, load.report.errors
+    # The port is the same after it, so nobody has to tell the proxy anything.
+    site.engine.docker("restart", site.container())
+    until(lambda: _answers(site))
     facts = site.run("status", "--json", expect=0).result["servers"][0]["facts"]["proxy"]
     assert facts["running"]
     assert facts["current"]
