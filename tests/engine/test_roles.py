@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -372,8 +374,7 @@ def test_a_container_deploy_moves_them_and_never_runs_two(shop: Shop) -> None:
 def test_a_role_that_does_not_run_is_drift_and_the_next_deploy_repairs_it(shop: Shop) -> None:
     site = shop.site
     [worker] = set(shop.processes("worker")) & top(shop)
-    [pid] = [one["pid"] for one in shop.roles()["worker"]["processes"]]
-    site.engine.docker("exec", site.container(), "kill", "-KILL", str(pid))
+    os.kill(worker, signal.SIGKILL)
     wait(lambda: worker not in shop.processes("worker"), 10, "it lives")
     # What is killed comes up again by itself.
     wait(lambda: not shop.roles()["worker"]["problem"], 30, "it did not come up again")
