@@ -158,6 +158,8 @@ class Conversation:
         if number not in self._waiting:
             raise self._protocol_error(f"an answer to nothing that was asked (number {number})")
         future, on_event = self._waiting[number]
+        if future.cancelled():  # given up a moment ago, and not taken note of yet
+            return
         if future.done():
             raise self._protocol_error(f"a second answer to number {number}")
         if "event" in message:
