@@ -298,6 +298,7 @@ class Rollout:
         with tools.step("try") as detail:
             if waits:
                 self._write_order(full)
+            self._roles(container).wait_ready()
             booted = self._slots(container).wait_booted(situation.slot, situation.commit, situation.generation)
             detail.update(import_seconds=booted.import_seconds, workers=booted.workers)
         return booted, checks
