@@ -184,7 +184,7 @@ def _process(
     release = release if isinstance(release, str) and re.fullmatch(r"[0-9a-f]{40}", release) else None
     own = pid > 0 and announced.get("pid") == pid and pid in known
     problem = ""
-    if ends:
+    if ends and state != "STOPPED":  # what somebody stopped is that, whatever was before it
         problem = _text(entry.get("ended"), 500) or "it ended"
     elif not own:
         problem = f"it is {state or 'unknown'}" if state not in ("RUNNING", "STARTING") else "it is not there yet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -103,6 +104,57 @@ def test_a_container_that_is_not_well_gets_no_visitor(site: Site) -> None:
     site.repository.write(site.code("well"))
     site.repository.commit("Well")
     site.deploy()
+
+
+def test_no_role_ever_runs_in_two_containers_though_both_serve(site: Site) -> None:
+    words = f"import time; time.sleep(1e6)  # {site.name}"
+    site.configure(roles={"worker": {"command": ["python3", "-c", words], "settle": 0.5}})
+    site.deploy()
+    with Processes(words) as seen, visited(site) as _:
+        site.configure(env={"NUMBER": "role"})
+        site.change("with-a-role")
+        assert site.deploy().result["kind"] == "full"
+        live = site.current
+        # One that fails once it is live: the role goes back to the old container, which never stopped serving.
+        site.repository.write({"service/wsgi.py": SICK_APPLICATION})
+        site.configure(env={"NUMBER": "sick role"})
+        site.repository.commit("Sick")
+        site.deploy(expect=4)
+    assert set(seen.counts) == {0, 1}
+    [process] = site.run("status", "--json", expect=0).result["servers"][0]["facts"]["roles"]["worker"]["processes"]
+    assert (process["release"], process["state"]) == (live, "RUNNING")
+    site.repository.write(site.code("well again"))
+    site.repository.commit("Well")
+    site.configure(roles={})
+    site.deploy()
+
+
+class Processes:
+    """How many processes with these words there were at each moment of the block, in whichever container."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words.encode()
+        self.counts: list[int] = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+
+    def _work(self) -> None:
+        while not self._end.wait(0.02):
+            self.counts.append(sum(map(self._is_one, Path("/proc").iterdir())))
+
+    def _is_one(self, entry: Path) -> bool:
+        try:
+            return entry.name.isdigit() and self.words in (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    def __enter__(self) -> Processes:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
 
 
 def test_whatever_is_killed_or_started_again_the_proxy_leads_to_the_container_that_serves(site: Site) -> None:

@@ -144,6 +144,10 @@ LIES: dict[str, tuple[Callable[[Told], Any], str]] = {
     "still starting": (lambda told: told.status(process(state="STARTING")), "just started"),
     "given up": (lambda told: told.status(process(state="FATAL", pid=0)), "FATAL"),
     "it ended": (lambda told: told.status(process(state="BACKOFF", pid=0, ends=1, ended="exit status 3")), "status 3"),
+    "stopped by hand, after it had ended once": (
+        lambda told: told.status(process(state="STOPPED", pid=0, ends=1, ended="exit status 3")),
+        "it is STOPPED",
+    ),
     "an older order": (lambda told: told.status(process(), wanted=6), "not taken up"),
     "no process at all": (lambda told: told.status(), "0 of 1"),
     "numbers past all bounds": (lambda told: told.status(process(pid=10**400, ends=10**400)), "not there yet"),
