@@ -226,8 +226,8 @@ class Rollout:
     def _take_warm(self, container: Container, request: PrepareRequest) -> Booted:
         """See that each worker of the slot that was kept warm is there still; it is not booted again."""
         situation = self.situation
-        assert situation.old_slot is not None  # or it would not stand beside one that serves
-        order = self._order(request, {situation.old_slot: situation.previous, situation.slot: situation.commit})
+        serving = {situation.old_slot: situation.previous} if situation.old_slot else {}
+        order = self._order(request, {**serving, situation.slot: situation.commit})
         if order != slots.read_order(self.tools.paths, situation.instance):
             self._write_order(order)
         generation = order.slots[situation.slot].generation

@@ -56,7 +56,7 @@ def too_little_memory(pid: int) -> str:
 
 
 def memory_left(pid: int) -> List[Tuple[str, float]]:
-    """The share of memory that is left on the server, and to the container in which this process runs if it has a limit.
+    """The share of memory that is left on the server, and to the container of this process if that has a limit.
 
     What the kernel would give back (caches) counts as left. What cannot be read sets no limit.
     """

@@ -603,8 +603,8 @@ class Service(_Model):
         0,
         ge=0,
         le=1,
-        description="How many earlier releases keep running, paused, so that a rollback boots nothing. It takes the memory "
-        "of a second set of workers, and is left out where less than a tenth is left. With `reload: swap`.",
+        description="How many earlier releases keep running, paused, so that a rollback boots nothing. It takes the "
+        "memory of a second set of workers, and is left out where less than a tenth is left. With `reload: swap`.",
         examples=[1],
     )
     patience: float = Field(
