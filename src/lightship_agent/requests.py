@@ -205,6 +205,7 @@ class PrepareRequest:
     secrets: Sequence[str]
     proxy: Optional[Claim] = None
     assets: Optional[Assets] = None
+    keep_warm: int = 0
 
     @classmethod
     def parse(cls, args: Mapping[str, Any]) -> "PrepareRequest":
@@ -237,6 +238,7 @@ class PrepareRequest:
             secrets=Reader(inner, "container.").texts("secrets") if inner else (),
             proxy=proxy_claim(read.inner("proxy")),
             assets=_assets(read.inner("assets")),
+            keep_warm=read.whole("keep_warm", 0, 0, 1),
         )
 
 

@@ -38,6 +38,7 @@ from lightship_agent.space import (
 )
 from lightship_agent.state import ServiceState, load_state, save_state
 from lightship_agent.system import Run, atomic_write, detached
+from lightship_agent.warm import too_little_memory, warm_slot
 
 __all__ = ["Rollout", "Situation", "Tools"]
 
@@ -110,6 +111,9 @@ class Situation:
     """What the service is to have of the proxy, and what it had (``proxy_config.Claim`` and ``Entry``)."""
     old_proxy: Optional[Mapping[str, Any]] = None
     assets: Optional[Mapping[str, Any]] = None
+    keep_warm: int = 0
+    warm: bool = False
+    """Whether the release stands ready in its slot already, since it was kept warm: nothing is booted."""
 
     @property
     def stays(self) -> bool:
@@ -174,6 +178,9 @@ class Rollout:
         tools, situation = self.tools, self.situation
         handover.prepare(self)
         install_runtime(tools.paths)
+        if situation.way == "swap" and not (situation.replaces or situation.warm or situation.stays):
+            # What is kept warm makes room; it is gone by the time that the tree is made.
+            self._leave_only(situation.old_slot)
         with tools.step("tree") as detail:
             made = make_tree(tools, request)
             detail.update(tree=made.tree, changed=made.changed)
@@ -203,6 +210,8 @@ class Rollout:
             if situation.stays:
                 seen = self._slots(container).wait_serving(situation.commit, situation.slot)
                 booted = Booted(situation.slot, len(seen), 0.0, 0.0)
+            elif situation.warm:
+                booted = self._take_warm(container, request)
             elif situation.way == "swap":
                 reload = self._slots(container)
                 order = self._order(request, {situation.old_slot: situation.previous} if situation.old_slot else {})
@@ -213,6 +222,17 @@ class Rollout:
                 booted = self._touch(container).boot(situation.commit)
             detail.update(import_seconds=booted.import_seconds, workers=booted.workers)
         return booted, checks
+
+    def _take_warm(self, container: Container, request: PrepareRequest) -> Booted:
+        """See that each worker of the slot that was kept warm is there still; it is not booted again."""
+        situation = self.situation
+        serving = {situation.old_slot: situation.previous} if situation.old_slot else {}
+        order = self._order(request, {**serving, situation.slot: situation.commit})
+        if order != slots.read_order(self.tools.paths, situation.instance):
+            self._write_order(order)
+        generation = order.slots[situation.slot].generation
+        seen = self._slots(container).wait_booted(situation.slot, situation.commit, generation)
+        return replace(seen, import_seconds=0.0, test_seconds=0.0)
 
     def _check(self, container: Container, request: PrepareRequest) -> List[Dict[str, Any]]:
         """The checks, and then the migrations, before the release is booted: its first page may need them."""
@@ -313,7 +333,7 @@ class Rollout:
             tools.instances.remove(tools.instances.name(situation.instance))
             tools.instances.forget(situation.instance)
         elif situation.way == "swap":
-            self._leave_only(situation.old_slot)
+            self._leave_only(situation.old_slot, *([situation.slot] if situation.warm else []))
         if failed and releases.load(tools.paths, situation.commit) and situation.commit != situation.previous:
             releases.mark(tools.paths, situation.commit, "failed")
         fail_point("abort.end")
@@ -534,7 +554,7 @@ class Rollout:
         if situation.replaces:
             self._drop_old_instances()
         elif situation.way == "swap":
-            self._leave_only(situation.slot)
+            self._leave_only(situation.slot, *self._keep_warm())
         fail_point("commit.released")
         if situation.assets is not None:
             sweep(tools.step, self._container(), Assets.from_dict(situation.assets), tools.run)
@@ -545,6 +565,20 @@ class Rollout:
         tools.mirror.maintain()
         tools.journal.end("done")
         return pruned
+
+    def _keep_warm(self) -> List[str]:
+        """The slot of the release to go back to, if it is to be kept warm and there is memory for that."""
+        tools, situation = self.tools, self.situation
+        goal = load_state(tools.paths).previous
+        known = slots.read_order(tools.paths, situation.instance)
+        others = {name: slot.release for name, slot in (known.slots if known else {}).items() if name != situation.slot}
+        found = [name for name, release in others.items() if release == goal != situation.commit]
+        if not (situation.keep_warm and found):
+            return []
+        with tools.step("warm") as detail:
+            problem = too_little_memory(self._container().pid)
+            detail.update(release=goal, kept=not problem, problem=problem)
+        return [] if problem else found
 
     def _drop_old_instances(self) -> None:
         tools, situation = self.tools, self.situation
@@ -745,12 +779,12 @@ class Rollout:
         self.tools.guard()
         slots.write_order(self.tools.paths, self.situation.instance, order)
 
-    def _leave_only(self, slot: Optional[str]) -> None:
-        """Leave only this slot to the keeper; it stops the other one when its requests are done."""
+    def _leave_only(self, *names: Optional[str]) -> None:
+        """Leave only these slots to the keeper; it stops any other one when its requests are done."""
         known = slots.read_order(self.tools.paths, self.situation.instance)
         if known is None:
             return
-        kept = {name: order for name, order in known.slots.items() if name == slot}
+        kept = {name: order for name, order in known.slots.items() if name in names}
         if kept != known.slots:
             self._write_order(replace(known, slots=kept))
 
@@ -831,6 +865,7 @@ def decide(tools: Tools, request: PrepareRequest) -> Situation:
     if not replaces and request.commit == current and old_slot and _is_well(tools, state.instance, old_slot, current):
         # Two slots of one release have no gate between them: what serves, or will once its container runs, stays.
         slot = old_slot
+    warm = None if replaces or not swap else warm_slot(tools.paths, state.instance, request, old_order, old_slot)
     return Situation(
         commit=request.commit,
         previous=current,
@@ -838,7 +873,7 @@ def decide(tools: Tools, request: PrepareRequest) -> Situation:
         replaces=replaces,
         instance=max(tools.instances.highest(), state.instance) + 1 if replaces else state.instance,
         old_instance=state.instance,
-        slot=slot if swap else slots.MAIN,
+        slot=warm or slot if swap else slots.MAIN,
         old_slot=old_slot if swap else slots.MAIN,
         generation=state.generation + 1,
         patience=request.patience,
@@ -851,6 +886,8 @@ def decide(tools: Tools, request: PrepareRequest) -> Situation:
         proxy=proxied["proxy"],
         old_proxy=proxied["old_proxy"],
         assets=asdict(request.assets) if request.assets else None,
+        keep_warm=request.keep_warm,
+        warm=warm is not None,
     )
 
 

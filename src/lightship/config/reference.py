@@ -70,6 +70,7 @@ services:
       timeout: 2.5
     reload: swap
     keep: 5
+    keep_warm: 1
     patience: 30
     boot_timeout: 60
     soak: 10

@@ -599,6 +599,14 @@ class Service(_Model):
         examples=["touch"],
     )
     keep: int = Field(5, ge=2, le=100, description="How many releases stay on the server.", examples=[10])
+    keep_warm: int = Field(
+        0,
+        ge=0,
+        le=1,
+        description="How many earlier releases keep running, paused, so that a rollback boots nothing. It takes the "
+        "memory of a second set of workers, and is left out where less than a tenth is left. With `reload: swap`.",
+        examples=[1],
+    )
     patience: float = Field(
         30.0, ge=0, le=3600, description="Seconds that requests in flight may take when a slot quits.", examples=[60]
     )

@@ -172,6 +172,7 @@ def prepare_args(
         "reload": service.reload,
         "shared": list(service.shared),
         "keep": service.keep,
+        "keep_warm": service.keep_warm if service.reload == "swap" else 0,
         "checks": [
             {
                 "name": check.name,

@@ -181,7 +181,10 @@ class Session:
             await self._conversation.close(patience)
 
     def _warn(self, step: str, detail: Mapping[str, Any]) -> None:
-        """A check that is not required and did not pass: told, with the end of what it said."""
+        """What did not go as wished and stops nothing: told, with the end of what a check said."""
+        if step == "warm" and detail.get("problem"):
+            self.warnings.append(f"the release before is not kept warm: {str(detail['problem'])[:200]}")
+            self._emit(Note(self.server, f"warning: {self.warnings[-1]}"))
         if not step.startswith("check ") or detail.get("status") in (None, "passed"):
             return
         output = [line for line in str(detail.get("output", "")).splitlines() if line.strip()][-_WARNING_LINES:]

@@ -78,6 +78,7 @@ CODE: list[dict[str, Any]] = [
     {"health": {"path": "/h"}},
     {"shared": ["static"], "assets": {"directory": "static"}},
     {"keep": 9},
+    {"keep_warm": 1},
     {"patience": 1},
     {"boot_timeout": 9},
     {"soak": 9},
