@@ -336,8 +336,8 @@ class Capistrano(Way):
         (self.folder / "config" / "deploy").mkdir(parents=True)
         (self.folder / "run").mkdir()
         (self.folder / "Capfile").write_text(_CAPFILE)
-        words = {"remote": ground.remote, "home": home, "run": self.folder / "run"}
-        (self.folder / "config" / "deploy.rb").write_text(_DEPLOY_RB.format(**words))
+        text = _DEPLOY_RB.format(remote=ground.remote, home=home, run=self.folder / "run")
+        (self.folder / "config" / "deploy.rb").write_text(text)
         stage = _STAGE_RB.format(address=ground.address, port=ground.port, key=ground.key, known=ground.known_hosts)
         (self.folder / "config" / "deploy" / "production.rb").write_text(stage)
         words, environment = list(self.command()), dict(self.environment())
