@@ -52,6 +52,9 @@ class Deploy:
     site: Site
     file: Path
     environment: dict[str, str]
+    sshd: str = ""
+    """The container of the sshd that it goes through, and its port."""
+    port: int = 0
 
     @property
     def url(self) -> str:
@@ -91,7 +94,7 @@ def this_machine_by_ssh(engine: Engine, site: Site, folder: Path) -> Deploy:
     configured["services"][site.name]["servers"] = [f"{ADDRESS}:{port}"]
     file = site.folder / "ssh.yml"
     file.write_text(json.dumps(configured))
-    return Deploy(site, file, {CONFIG_VARIABLE: str(config), "SSH_AUTH_SOCK": ""})
+    return Deploy(site, file, {CONFIG_VARIABLE: str(config), "SSH_AUTH_SOCK": ""}, name, port)
 
 
 @contextlib.contextmanager

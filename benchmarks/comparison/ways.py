@@ -1,0 +1,377 @@
+"""The ways to deploy a change of code that are compared: lightship's, and what a user would pick instead.
+
+Each has a container (or is one) of the same image with as many workers, and brings the same commits of the same
+repository to it over the same sshd of this machine, or by a registry on it. All are run as they are known to be run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.code_deploy import CLASSIC, CODE, RUN
+from benchmarks.common import BenchmarkError
+from benchmarks.comparison.ground import Ground
+from support.repo import ENVIRONMENT
+from support.site import LIGHTSHIP
+
+__all__ = ["Way", "all_ways"]
+
+_MASTER = "-o ControlMaster=auto -o ControlPersist=600"
+_LAZY = f"touch-reload = {RUN}/reload"
+_WORKERS = "/opt/venv/bin/uwsgi"
+
+
+@dataclass
+class Way:
+    """One way: what is typed, where the service answers, and what is counted of it."""
+
+    ground: Ground
+    name: str = ""
+    port: int = 0
+    container: str = ""
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}/"
+
+    @property
+    def folder(self) -> Path:
+        """Its files, which the sshd's machine sees too."""
+        return self.ground.others / self.slug
+
+    @property
+    def slug(self) -> str:
+        """Its name for files."""
+        return "".join(letter if letter.isalnum() else "-" for letter in self.name.lower()).strip("-")
+
+    @property
+    def ports(self) -> Sequence[int]:
+        """The ports whose bytes are its own: the sshd's, unless said otherwise."""
+        return (self.ground.port,)
+
+    def environment(self) -> Mapping[str, str]:
+        """What its command sees."""
+        return {"PATH": os.environ["PATH"], "HOME": str(self.ground.home), "LC_ALL": "C.UTF-8", **ENVIRONMENT}
+
+    def start(self) -> None:
+        """Have it run, with the repository's newest commit."""
+
+    def command(self) -> Sequence[str]:
+        """What is typed to deploy the newest commit."""
+        raise NotImplementedError
+
+    @property
+    def working_directory(self) -> Path:
+        """Where it is typed."""
+        return self.folder
+
+    def do(self, *words: str) -> None:
+        """Something that prepares it."""
+        done = subprocess.run(words, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False)
+        if done.returncode:
+            what = " ".join(words[:4])
+            raise BenchmarkError(f"{self.name}: {what} ended with {done.returncode}: {done.stderr[-1000:]}")
+
+    def serve(self, code: Path, inside: str = CODE, *, mount: Path | None = None, more: str = "") -> None:
+        """Start the classic container: one uWSGI that watches a file, with the code in a volume."""
+        self.port = self.ground.engine.free_port()
+        self.container = self.ground.engine.name(self.slug[:20])
+        run = self.folder / "run"
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "reload").touch()
+        text = CLASSIC.replace(f"chdir = {CODE}", f"chdir = {inside}")
+        if more:
+            text = text.replace(_LAZY, more)
+        (run / "uwsgi.ini").write_text(text)
+        self.ground.engine.run(
+            *("--publish", f"127.0.0.1:{self.port}:8000", "--sysctl", "net.core.somaxconn=4096"),
+            *("--volume", f"{mount or code}:{mount or inside}:ro", "--volume", f"{run}:{RUN}:ro"),
+            self.ground.image,
+            *(_WORKERS, "--ini", f"{RUN}/uwsgi.ini"),
+            name=self.container,
+        )
+
+
+@dataclass
+class Lightship(Way):
+    """A cold ``lightship deploy`` over SSH."""
+
+    name: str = "lightship"
+
+    def start(self) -> None:
+        """The service runs already."""
+        self.port = self.ground.site.port
+
+    def command(self) -> Sequence[str]:
+        """The command, its output into a file as in a script."""
+        self.container = self.ground.site.container()
+        return [str(LIGHTSHIP), "deploy", "--config", str(self.ground.lightship_file)]
+
+    def environment(self) -> Mapping[str, str]:
+        """With the ssh configuration of the others."""
+        return {**super().environment(), **self.ground.lightship_environment}
+
+    @property
+    def working_directory(self) -> Path:
+        """Beside its configuration."""
+        return self.ground.site.folder
+
+
+@dataclass
+class ByHand(Way):
+    """``git fetch && git reset --hard && touch`` over a connection that is open already."""
+
+    name: str = "by hand, warm SSH"
+    watched: str = ""
+
+    def start(self) -> None:
+        """Clone, start, and open the connection."""
+        self.code = self.folder / "code"
+        self.do("git", "clone", "--quiet", str(self.ground.remote), str(self.code))
+        self.serve(self.code, more=self.watched)
+        self.ground.open_master(self.environment())
+
+    def command(self) -> Sequence[str]:
+        """What a person types."""
+        steps = ("git fetch --quiet", "git reset --quiet --hard origin/main", f"touch {self.folder}/run/reload")
+        script = " && ".join([f"cd {self.code}", *steps])
+        return ["ssh", *self.ground.ssh_options, *_MASTER.split(), "-o", f"ControlPath={self.ground.control}",
+                self.ground.host, script]  # fmt: skip
+
+
+@dataclass
+class Chain(ByHand):
+    """The same with uWSGI's chain reload, which does not hold requests up."""
+
+    name: str = "by hand, chain reload"
+    watched: str = f"lazy-apps = true\ntouch-chain-reload = {RUN}/reload"
+
+
+_PLAYBOOK = """\
+- hosts: all
+  gather_facts: {facts}
+  tasks:
+    - name: The code is there
+      ansible.builtin.git: {{repo: "{remote}", dest: "{code}", version: main, force: true}}
+    - name: The container runs
+      ansible.builtin.command: docker start {container}
+      changed_when: false
+    - name: uWSGI reloads
+      ansible.builtin.file: {{path: "{run}/reload", state: touch, mode: "0644"}}
+"""
+
+
+@dataclass
+class Playbook(ByHand):
+    """The plain recipe: git, the container runs, touch. With Ansible's defaults."""
+
+    name: str = "Ansible recipe, defaults"
+    tuned: bool = False
+
+    def start(self) -> None:
+        """As by hand; and write the playbook."""
+        super().start()
+        text = _PLAYBOOK.format(
+            facts="false" if self.tuned else "true",
+            remote=self.ground.remote,
+            code=self.code,
+            container=self.container,
+            run=self.folder / "run",
+        )
+        (self.folder / "playbook.yml").write_text(text)
+        address, port = self.ground.address, self.ground.port
+        (self.folder / "hosts.ini").write_text(f"{address} ansible_port={port} ansible_user=root\n")
+
+    def command(self) -> Sequence[str]:
+        """What a person types."""
+        return [str(LIGHTSHIP.parent / "ansible-playbook"), "--inventory", "hosts.ini", "playbook.yml"]
+
+    def environment(self) -> Mapping[str, str]:
+        """Its settings; the connection is kept for a minute by default."""
+        settings = {
+            "ANSIBLE_HOME": str(self.folder / "ansible"),
+            "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
+            "ANSIBLE_SSH_COMMON_ARGS": f"-F {self.ground.ssh_config}",
+        }
+        if self.tuned:
+            settings["ANSIBLE_PIPELINING"] = "1"
+        return {**super().environment(), **settings}
+
+
+@dataclass
+class Tuned(Playbook):
+    """The same without facts and with pipelining."""
+
+    name: str = "Ansible recipe, tuned"
+    tuned: bool = True
+
+
+@dataclass
+class Image(Way):
+    """The image way: the code is in the image, which is built, pushed, pulled and run anew."""
+
+    name: str = "image: build, push, pull, run"
+    registry: int = field(default=0)
+
+    @property
+    def ports(self) -> Sequence[int]:
+        """The registry's."""
+        return (self.registry,)
+
+    def start(self) -> None:
+        """Start the registry and the first container."""
+        self.registry = self.ground.start_registry()
+        self.folder.mkdir(parents=True)
+        self.port = self.ground.engine.free_port()
+        self.container = self.ground.engine.name("image")
+        self.code = self.folder / "code"
+        self.do("git", "clone", "--quiet", str(self.ground.remote), str(self.code))
+        (self.folder / "uwsgi.ini").write_text(CLASSIC.replace(f"touch-reload = {RUN}/reload\n", ""))
+        (self.folder / "Dockerfile").write_text(f"FROM {self.ground.image}\nCOPY uwsgi.ini /srv/\nCOPY code {CODE}\n")
+        (self.folder / ".dockerignore").write_text("code/.git\nlog*\n")
+        # It is stopped by the first deploy, and does not hear SIGTERM.
+        first = self._run_words(self.ground.image, "sleep", "3600")
+        self.do(*first[:3], "--stop-timeout=0", *first[3:])
+
+    def _run_words(self, image: str, *command: str) -> list[str]:
+        return [
+            *("docker", "run", "--detach", "--name", self.container, "--label", self.ground.engine.label),
+            *("--publish", f"127.0.0.1:{self.port}:8000", "--sysctl", "net.core.somaxconn=4096", image),
+            *(command or (_WORKERS, "--ini", "/srv/uwsgi.ini")),
+        ]
+
+    def command(self) -> Sequence[str]:
+        """What a person's script does."""
+        tag = f"127.0.0.1:{self.registry}/{self.ground.engine.prefix}-app:latest"
+        script = "; ".join(
+            (
+                "set -e; tag=$1 name=$2; shift 2",
+                "git -C code fetch --quiet; git -C code reset --quiet --hard origin/main",
+                'docker build --quiet --label "$LABEL" --tag "$tag" .',
+                'docker push --quiet "$tag"; docker pull --quiet "$tag"',
+                'docker stop "$name"; docker rm "$name"; exec "$@"',
+            )
+        )
+        return ["sh", "-c", script, "sh", tag, self.container, *self._run_words(tag)]
+
+    def environment(self) -> Mapping[str, str]:
+        """What is made is labelled, so that it can be removed."""
+        return {**super().environment(), "LABEL": self.ground.engine.label}
+
+
+@dataclass
+class Push(Way):
+    """``git push`` to the server, whose hook checks the code out and touches the file, as small platforms do it."""
+
+    name: str = "git push with a hook"
+
+    def start(self) -> None:
+        """A bare repository with a hook, its work tree, and the container."""
+        self.bare, self.code = self.folder / "app.git", self.folder / "code"
+        self.code.mkdir(parents=True)
+        self.do("git", "clone", "--quiet", "--bare", str(self.ground.remote), str(self.bare))
+        self.do("git", f"--git-dir={self.bare}", f"--work-tree={self.code}", "checkout", "--force", "main")
+        hook = self.bare / "hooks" / "post-receive"
+        checkout = f"GIT_WORK_TREE={self.code} git checkout --quiet --force main"
+        hook.write_text(f"#!/bin/sh\n{checkout} && touch {self.folder}/run/reload\n")
+        hook.chmod(0o755)
+        self.serve(self.code)
+
+    def command(self) -> Sequence[str]:
+        """What a person types."""
+        where = f"ssh://root@{self.ground.address}:{self.ground.port}{self.bare}"
+        return ["git", "push", "--quiet", where, "HEAD:main"]
+
+    def environment(self) -> Mapping[str, str]:
+        """Over the same sshd."""
+        return {**super().environment(), "GIT_SSH_COMMAND": f"ssh -F {self.ground.ssh_config}"}
+
+    @property
+    def working_directory(self) -> Path:
+        """In the work tree."""
+        return self.ground.site.repository.tree
+
+
+_CAPFILE = """\
+require "capistrano/setup"
+require "capistrano/deploy"
+require "capistrano/scm/git"
+install_plugin Capistrano::SCM::Git
+"""
+_DEPLOY_RB = """\
+set :application, "shop"
+set :repo_url, "{remote}"
+set :branch, "main"
+set :deploy_to, "{home}"
+set :keep_releases, 2
+namespace :deploy do
+  after :publishing, :reload do
+    on roles(:app) do
+      execute :touch, "{run}/reload"
+    end
+  end
+end
+"""
+_STAGE_RB = """\
+server "{address}", user: "root", port: {port}, roles: %w[app],
+  ssh_options: {{ keys: ["{key}"], keys_only: true, config: false, user_known_hosts_file: ["{known}"] }}
+"""
+
+
+@dataclass
+class Capistrano(Way):
+    """``cap production deploy`` with Debian's Capistrano."""
+
+    name: str = "Capistrano"
+
+    def start(self) -> None:
+        """Write its files, deploy once so that `current` is there, and start the container."""
+        home, ground = self.folder / "home", self.ground
+        (self.folder / "config" / "deploy").mkdir(parents=True)
+        (self.folder / "run").mkdir()
+        (self.folder / "Capfile").write_text(_CAPFILE)
+        text = _DEPLOY_RB.format(remote=ground.remote, home=home, run=self.folder / "run")
+        (self.folder / "config" / "deploy.rb").write_text(text)
+        stage = _STAGE_RB.format(address=ground.address, port=ground.port, key=ground.key, known=ground.known_hosts)
+        (self.folder / "config" / "deploy" / "production.rb").write_text(stage)
+        words, environment = list(self.command()), dict(self.environment())
+        done = subprocess.run(words, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BenchmarkError(f"cap ended with {done.returncode}: {done.stdout[-1500:]}{done.stderr[-1500:]}")
+        # Its link is an absolute one: the container sees the folder under its own name.
+        self.serve(home, f"{home}/current", mount=home)
+
+    def command(self) -> Sequence[str]:
+        """What a person types."""
+        return ["cap", "production", "deploy"]
+
+
+def all_ways(ground: Ground) -> list[Way]:
+    """All of them, not started."""
+    return [
+        Lightship(ground),
+        ByHand(ground),
+        Chain(ground),
+        Push(ground),
+        Capistrano(ground),
+        Tuned(ground),
+        Playbook(ground),
+        Image(ground),
+    ]
+
+
+def broken_words(status: int, failed: int, up: bool) -> str:
+    """What a commit that cannot be imported did."""
+    site = "old version serves" if up else "site down"
+    return f"exit {status}, {site}" + (f", {failed} failed" if failed else "")
+
+
+def as_json(ways: Sequence[Way]) -> str:
+    """The names, for whoever reads a results file."""
+    return json.dumps([way.name for way in ways])
