@@ -42,8 +42,8 @@ class Ended:
     """Bytes of the largest process."""
 
 
-#: Waits for a word, then runs the command that it was given and says what it used. A small process of its own, since the
-#: kernel counts for a command what the process that started it had in memory.
+#: Waits for a word, then runs the command that it was given and says what it used. A small process of its own, since
+#: the kernel counts for a command what the process that started it had in memory.
 _STARTER = """
 import json, os, sys
 words, folder, environment, log = json.loads(sys.stdin.readline())
