@@ -1,8 +1,8 @@
 """How long what a user waits for takes, on one server: deploys, refusals, rollbacks, and nothing to do.
 
 Each command is a cold process. It is given from the server itself and over SSH (``ssh_deploy`` says how), under a load
-of 100 requests a second. Where the application has to be imported, the time of the import is taken off, and the whole is
-measured again with an application that takes 2 s to import (``BENCH=full``).
+of 100 requests a second. Where the application has to be imported, the time of the import is taken off, and the whole
+is measured again with an application that takes 2 s to import (``BENCH=full``).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Service:
         return seconds
 
     def until_new(self, way: str, word: str, mark: str) -> tuple[float, int]:
-        """Run a command under load; the seconds from its start until every response has the mark, and failed requests."""
+        """Run a command under load; seconds from its start until every response has the mark, and failed requests."""
         command = self.command(way, word)
         with Load(f"{self.site.url}/", rate=RATE, seconds=300, capture=r"\A(.+)\Z") as load:
             time.sleep(SETTLE)
