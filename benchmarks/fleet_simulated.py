@@ -16,11 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import ROOT, BenchmarkError, Figures, Options, Promise, Report, machine_facts, say
+from lightship_agent.records import replace
 
 if TYPE_CHECKING:
     from support.fleet import SimulatedServer

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
 from lightship.errors import LightshipError, TransportError
+from lightship_agent.records import dataclass, field
 
 __all__ = [
     "Certificate",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lightship.errors import LightshipError
 from lightship.model import Facts, Kind, Plan, Release, short
+from lightship_agent.records import dataclass
 
 __all__ = [
     "BuildResult",

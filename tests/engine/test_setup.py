@@ -24,7 +24,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends openssh-server 
     && apt-get clean && useradd --create-home --shell /bin/bash plain && usermod -p '*' plain
 COPY sshd_config /etc/ssh/sshd_config
 """
-_PROGRAM = "from lightship.cli.main import run; run()"
+_PROGRAM = "from lightship.cli.entry import run; run()"
 
 
 @pytest.fixture(scope="module")

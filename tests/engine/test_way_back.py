@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -14,6 +13,7 @@ from lightship.operations.context import connect_local, load_context
 from lightship.operations.deploy import Wanted, deploy
 from lightship.operations.rolling import Rolling
 from lightship.rollout import RolloutResult
+from lightship_agent.records import replace
 from support.engine import Engine
 from support.fleet import OLD, Fault, SimulatedServer
 from support.site import Site

@@ -35,7 +35,12 @@ ALLOWED = {
     "hub": ANYWHERE | {"operations", "output", "config", "rollout", "plan"},
 }
 # Both sides keep repositories of their own, by the same rules: they are written once.
-KNOWN_OF_THE_AGENT = {"lightship_agent", "lightship_agent.protocol", "lightship_agent.gitcommand"}
+KNOWN_OF_THE_AGENT = {
+    "lightship_agent",
+    "lightship_agent.protocol",
+    "lightship_agent.gitcommand",
+    "lightship_agent.records",
+}
 INPUT_OUTPUT = {
     "asyncio", "io", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile", "threading", "time", "urllib",
 }  # fmt: skip
@@ -83,7 +88,7 @@ def test_the_controller_imports_only_downwards(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CONTROLLER, ids=shown(CONTROLLER))
-def test_of_the_agent_the_controller_knows_only_the_protocol_and_how_git_is_run(path: Path) -> None:
+def test_of_the_agent_the_controller_knows_only_the_protocol_how_git_is_run_and_its_records(path: Path) -> None:
     for name, line in imports(path):
         if name.split(".")[0] == "lightship_agent":
             assert name in KNOWN_OF_THE_AGENT, f"{path}:{line}: imports {name}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from lightship.cli.common import (
     ConfigOption,
     JsonOption,
@@ -17,6 +15,7 @@ from lightship.cli.common import (
     start,
 )
 from lightship.cli.deploy import CommitOption, RefOption, WaitOption
+from lightship_agent.records import replace
 
 __all__ = ["build"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +20,7 @@ from lightship.cli.common import (
     run_async,
     start,
 )
+from lightship_agent.records import replace
 
 if TYPE_CHECKING:
     from lightship.operations.deploy import Wanted

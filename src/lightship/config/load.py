@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from lightship.config.options import flag_of
 from lightship.config.problems import Problem, configuration_error, path_text, shown
 from lightship.config.rules import LABEL, SERVICE, ConflictError, RuleError
 from lightship.errors import ConfigurationError, UsageError
+from lightship_agent.records import dataclass, field
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -7,10 +7,10 @@ lightship's own part of the command is not, and the refusal says which key of ``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from lightship.config.rules import RuleError, container_path_complaint
+from lightship_agent.records import dataclass
 
 __all__ = ["ALLOWED", "OPTION", "Option", "OptionRule", "flag_of", "is_repeatable"]
 

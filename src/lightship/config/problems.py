@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from lightship.errors import ConfigurationError
+from lightship_agent.records import asdict, dataclass
 
 __all__ = ["Problem", "configuration_error", "path_text", "shown"]
 

@@ -9,12 +9,12 @@ without them the result cannot be bigger than the file.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from lightship.config.problems import Problem, configuration_error, path_text, shown
 from lightship.errors import ConfigurationError
+from lightship_agent.records import dataclass, field
 
 __all__ = ["LARGEST", "Document", "KeyPath", "Mark", "is_plain_text", "parse", "read"]
 

@@ -14,11 +14,11 @@ import hashlib
 import tempfile
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from lightship.errors import LightshipError, RefusedError, TransportError
 from lightship.image.names import Wanted
+from lightship_agent.records import dataclass
 
 __all__ = ["CHUNK", "Distribution", "Look", "Place", "Ready"]
 

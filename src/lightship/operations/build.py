@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from lightship.operations.images import SessionPlace
 from lightship.operations.requests import desired_state, inspect_args, wanted_image
 from lightship.result import BuildResult
 from lightship.rollout import as_refusal
+from lightship_agent.records import replace
 
 if TYPE_CHECKING:
     from lightship.rollout import Session

@@ -7,7 +7,6 @@ import getpass
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from lightship.operations.roles import part_services
 from lightship.rollout.events import Emit, Event, LogLine, Note, StepDone, StepFailed
 from lightship.rollout.session import Hello
 from lightship.transport.base import Transport
+from lightship_agent.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     from lightship.config.load import Config

@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from lightship.result import PlanResult
 from lightship.rollout import Images, Order, RolloutResult, Session, as_refusal, is_unreachable
 from lightship.rollout.events import PlanMade, StepDone, StepStarted
 from lightship.source.remote import Resolved, check_ref, is_commit, resolve
+from lightship_agent.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     from lightship.config.schema import SecretSource

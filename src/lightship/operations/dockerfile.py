@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from lightship.operations.project import ProjectFacts, Requirements
+from lightship_agent.records import dataclass
 
 __all__ = ["Docker", "render_dockerfile", "template"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightship.errors import LightshipError
@@ -18,6 +17,7 @@ from lightship.plan.setup import plan_setup
 from lightship.rollout import Session
 from lightship.source.remote import resolve
 from lightship.transport.shell import Shells, run_program
+from lightship_agent.records import dataclass
 
 if TYPE_CHECKING:
     from lightship.config.schema import Service

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightship.errors import LightshipError, UsageError
 from lightship.model import short
 from lightship.rollout import Session, is_unreachable
 from lightship.rollout.events import Emit, Note
+from lightship_agent.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

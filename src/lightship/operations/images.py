@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from lightship.errors import LightshipError
 from lightship.image import Distribution, Ready, Wanted
 from lightship.rollout import Images, Order, Session, is_unreachable
 from lightship.rollout.events import Emit, Note, StepStarted
+from lightship_agent.records import dataclass
 
 if TYPE_CHECKING:
     from lightship.image.distribute import Secrets

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import secrets
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -20,6 +19,7 @@ from lightship.errors import RefusedError, UsageError
 from lightship.operations.dockerfile import render_dockerfile, template
 from lightship.operations.project import GitFacts, ProjectFacts, find_project
 from lightship.operations.settings_reader import UNKNOWN, EnvLookup, Settings, TreePath
+from lightship_agent.records import dataclass, field
 
 __all__ = ["InitFile", "InitPlan", "InitResult", "find_project", "init_project", "plan_init", "write_init"]
 

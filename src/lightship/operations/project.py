@@ -7,7 +7,6 @@ import re
 import stat
 import subprocess
 import tomllib
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -15,6 +14,7 @@ from lightship.config import rules
 from lightship.config.rules import RuleError
 from lightship.errors import UsageError
 from lightship.operations.settings_reader import Settings, read_settings
+from lightship_agent.records import dataclass, field
 
 __all__ = ["GitFacts", "ProjectFacts", "Requirements", "Tree", "find_project"]
 

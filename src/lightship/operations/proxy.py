@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from lightship.operations.fleet import at_most
 from lightship.operations.requests import proxy_args
 from lightship.plan.setup import Item
 from lightship.rollout import Session
+from lightship_agent.records import dataclass, replace
 
 if TYPE_CHECKING:
     from lightship.operations.setup import ServerSetup, SetupResult

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightship.image import Wanted, built_name
 from lightship.model import Change, Desired, Facts, Plan, ProxyClaim
 from lightship.source.fingerprint import differences, image_fingerprint, role_settings, settings_of
+from lightship_agent.records import dataclass
 
 if TYPE_CHECKING:
     from lightship.config.schema import Service

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from lightship.errors import LightshipError, RefusedError, UsageError
 from lightship.model import Facts, Plan, short
@@ -19,6 +18,7 @@ from lightship.result import PlanResult
 from lightship.rollout import Order, RolloutResult, Session, as_refusal
 from lightship.rollout.events import PlanMade, StepDone, StepStarted
 from lightship.source.remote import Resolved
+from lightship_agent.records import replace
 
 __all__ = ["rollback", "rollback_plan"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lightship.config.rules import BATCH, FAILURES, RuleError
@@ -14,6 +13,7 @@ from lightship.operations.requests import planned_shape, prepare_args
 from lightship.plan import make_rollback_plan
 from lightship.rollout import Amount, Images, OnFailure, Order, Rollout, RolloutResult, Session, Strategy, overall
 from lightship.rollout.result import fleet_error
+from lightship_agent.records import asdict, dataclass, replace
 
 if TYPE_CHECKING:
     from lightship.config.schema import Service

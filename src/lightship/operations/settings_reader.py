@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TypeAlias
+
+from lightship_agent.records import dataclass, field
 
 __all__ = ["UNKNOWN", "EnvLookup", "Settings", "TreePath", "Unknown", "read_settings"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from lightship.model import Server
 from lightship.operations.fleet import at_most
 from lightship.plan.setup import Item, ServerPlan, plan_setup
 from lightship.transport.shell import Shell, Shells, run_program
+from lightship_agent.records import dataclass, replace
 
 __all__ = ["HostKey", "ServerSetup", "SetupOptions", "SetupResult", "SetupWays", "find_facts", "setup"]
 

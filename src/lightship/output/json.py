@@ -6,13 +6,13 @@ characters by itself, and ``ensure_ascii`` the rest, so that the output is inert
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from lightship.errors import LightshipError
+from lightship_agent.records import fields, is_record
 
 __all__ = ["VERSION", "dumps", "envelope", "plain"]
 
@@ -23,8 +23,8 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one for each kind of value
     """A result as JSON knows it: frozen values become objects, errors their ``as_dict``, the rest its text."""
     if isinstance(value, LightshipError):
         return plain(value.as_dict())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+    if is_record(value):
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
@@ -28,6 +27,7 @@ from lightship.rollout.events import (
     StepDone,
     StepStarted,
 )
+from lightship_agent.records import dataclass, field
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, Protocol
 
 from lightship.model import Change, Container, Desired, Facts, Kind, Plan, ProxyClaim, Release, Step, short
+from lightship_agent.records import replace
 
 __all__ = ["PlannedService", "make_plan", "make_rollback_plan", "migrate_once"]
 

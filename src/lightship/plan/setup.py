@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from lightship_agent.records import dataclass, field
 
 __all__ = ["OLDEST_PYTHON", "Item", "ServerPlan", "State", "plan_setup"]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightship.model import Plan
+from lightship_agent.records import dataclass, field
 
 __all__ = [
     "BatchStarted",

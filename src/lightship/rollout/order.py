@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from lightship.model import Plan
 from lightship.rollout.session import Session
+from lightship_agent.records import dataclass, replace
 
 __all__ = ["Order"]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from lightship.errors import DegradedError, LightshipError
 from lightship.model import Kind, Outcome, Plan, ServerResult, Step, short
+from lightship_agent.records import dataclass
 
 __all__ = ["INTERRUPTED", "RolloutResult", "fleet_error", "overall"]
 

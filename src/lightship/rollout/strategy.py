@@ -7,8 +7,9 @@ canary ends the rollout; of the others as many may fail as the budget allows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeVar
+
+from lightship_agent.records import dataclass
 
 __all__ = ["Amount", "OnFailure", "Strategy"]
 

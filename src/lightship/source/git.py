@@ -7,9 +7,9 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from lightship.errors import RefusedError
+from lightship_agent.records import dataclass
 
 __all__ = ["Ran", "run"]
 

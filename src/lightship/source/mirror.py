@@ -16,7 +16,6 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +26,7 @@ from lightship.failpoints import fail_point
 from lightship.source.git import Ran, run
 from lightship.source.remote import Resolved, helper_settings, not_read, remote_environment, too_slow
 from lightship_agent import gitcommand
+from lightship_agent.records import dataclass
 
 __all__ = ["Pack", "SourceMirror"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from lightship.config.repository import Repository
@@ -18,6 +17,7 @@ from lightship.config.secrets import Secret, redact
 from lightship.errors import RefusedError, UsageError
 from lightship.source.git import Ran, run
 from lightship_agent.gitcommand import ALLOWED_PROTOCOLS
+from lightship_agent.records import dataclass
 
 __all__ = [
     "Resolved",

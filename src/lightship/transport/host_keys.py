@@ -12,13 +12,13 @@ import hashlib
 import hmac
 import os
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 
 import asyncssh
 
 from lightship.errors import TransportError
 from lightship.transport.ssh_config import Settings
+from lightship_agent.records import dataclass
 
 __all__ = ["KnownHosts", "Trusted", "fingerprint", "record", "refused"]
 

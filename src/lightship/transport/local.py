@@ -1,43 +1,20 @@
-"""The agent as a process of this machine.
-
-It gets a session of its own: Ctrl-C at the terminal reaches the controller only, which decides what it means. It is a
-plain ``Popen`` and not asyncio's own subprocess, which would kill the agent when the loop is closed; an agent past the
-flip is to finish by itself.
-"""
+"""The agent as a process of this machine, and its pipes as the way to it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from lightship.errors import TransportError
 from lightship.transport.base import MAX_LINE, Channel
+from lightship.transport.launch import launch
 
-__all__ = ["LocalChannel", "LocalTransport", "agent_environment"]
+__all__ = ["LocalChannel", "LocalTransport"]
 
 _KEPT_STDERR = 64 * 1024
-#: What git sets for its hooks; with it, a deploy from a hook would work on the hook's repository.
-_GIT_LOCATION = (
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_COMMON_DIR",
-    "GIT_NAMESPACE",
-    "GIT_PREFIX",
-    "GIT_QUARANTINE_PATH",
-)
-
-
-def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for the agent: this one, without what would point git at another repository."""
-    return {name: value for name, value in environment.items() if name not in _GIT_LOCATION}
 
 
 class LocalTransport:
@@ -55,18 +32,8 @@ class LocalTransport:
 
     async def open(self) -> LocalChannel:
         """Start the agent."""
-        command = [self._python, "-I", "-S", str(self._agent)]
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                cwd="/",
-                start_new_session=True,
-                env=agent_environment(os.environ),
-            )
+            process = launch(self._agent, self._python)
         except OSError as error:
             raise TransportError(f"cannot start the agent on {self._server}: {error}") from error
         return await LocalChannel.connect(process)

@@ -13,12 +13,12 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lightship.errors import RefusedError, TransportError
 from lightship.model import Server
+from lightship_agent.records import dataclass
 
 if TYPE_CHECKING:
     import asyncssh

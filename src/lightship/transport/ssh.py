@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from lightship.transport.base import MAX_LINE, Channel
 from lightship.transport.ssh_auth import Ask, Keys, Passphrases, ask_on_terminal
 from lightship.transport.ssh_config import Hop, Settings, jumps, settings_for
 from lightship_agent.protocol import ALIVE
+from lightship_agent.records import dataclass
 
 __all__ = ["Network", "SshChannel", "SshTransport"]
 

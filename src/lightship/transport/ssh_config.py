@@ -14,10 +14,10 @@ import os
 import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from lightship.errors import TransportError
+from lightship_agent.records import dataclass
 
 __all__ = ["CONFIG_VARIABLE", "Hop", "Settings", "jumps", "settings_for"]
 

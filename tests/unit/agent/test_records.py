@@ -93,6 +93,60 @@ def test_they_are_taken_apart_and_put_together(module: ModuleType) -> None:
         module.replace(deep, z=5)
 
 
-def test_only_frozen_ones() -> None:
-    with pytest.raises(TypeError):
-        records.dataclass(frozen=False)
+@BOTH
+def test_with_slots_they_have_a_place_for_their_fields_and_for_nothing_else(module: ModuleType) -> None:
+    @module.dataclass(frozen=True, slots=True)
+    class Point:
+        x: int
+        y: int = 2
+
+        @property
+        def sum(self) -> int:
+            return self.x + self.y
+
+    @module.dataclass(frozen=True, slots=True)
+    class Named(Point):
+        name: str = "here"
+        tags: list[str] = module.field(default_factory=list)
+
+    made = Named(1, name="there")
+    assert (made.x, made.y, made.name, made.tags, made.sum) == (1, 2, "there", [], 3)
+    assert not hasattr(made, "__dict__")
+    assert made == Named(1, 2, "there")
+    assert made != Named(2, 2, "there")
+    assert module.replace(made, y=5).sum == 6
+    assert module.asdict(made) == {"x": 1, "y": 2, "name": "there", "tags": []}
+    assert [one.name for one in module.fields(Named)] == ["x", "y", "name", "tags"]
+    assert Named.__qualname__.endswith("Named")
+    with pytest.raises(AttributeError):
+        made.x = 3
+    match made:
+        case Named(1, 2, name=name):
+            assert name == "there"
+        case _:
+            raise AssertionError("it does not match")
+
+
+def test_what_is_a_record_and_what_is_not() -> None:
+    point, _, _ = classes(records)
+    assert records.is_record(point(1))
+    assert not records.is_record(point)
+    assert not records.is_record({"x": 1})
+
+
+@BOTH
+def test_one_that_is_not_frozen_changes_and_has_no_hash(module: ModuleType) -> None:
+    @module.dataclass
+    class Bare:
+        x: int = 1
+
+    @module.dataclass(slots=True)
+    class Slotted:
+        x: int = 1
+
+    for kind in (Bare, Slotted):
+        made = kind()
+        made.x = 2
+        assert made == kind(2)
+        with pytest.raises(TypeError):
+            hash(made)

@@ -90,7 +90,7 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_program_ends_with_the_exit_status(tmp_path: Path) -> None:
-    script = "from lightship.cli.main import run; run()"
+    script = "from lightship.cli.entry import run; run()"
     done = subprocess.run(
         [sys.executable, "-c", script, "status"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
     )

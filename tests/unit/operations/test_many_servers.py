@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from lightship.errors import LightshipError, RefusedError, UsageError
 from lightship.operations import deploy as deploys
 from lightship.operations.deploy import Wanted
 from lightship.operations.rolling import Rolling
+from lightship_agent.records import replace
 from support.fleet import BEFORE, NEW, OLD, Fault, SimulatedServer
 from support.service_on_fleet import DOWN, Fleet, fleet
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from lightship.operations.roles import part_services
 from lightship.output.words import status_lines
 from lightship.plan import make_plan, make_rollback_plan
 from lightship.result import ServerStatus, StatusResult
+from lightship_agent.records import replace
 
 LIVE, OTHER = "a" * 40, "b" * 40
 ROLES: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -15,6 +14,7 @@ from lightship.output.words import Line, plan_lines, rollout_lines, status_lines
 from lightship.result import Drift, PlanResult, ServerStatus, StatusResult
 from lightship.rollout.events import BatchStarted, Event, Note, PhaseDone, PhaseStarted, PlanMade, StepStarted
 from lightship.rollout.result import RolloutResult
+from lightship_agent.records import replace
 
 OLD, NEW = "a" * 40, "b" * 40
 PLAN = Plan("code", NEW, ("1 file changed",), (), Change(NEW, live=OLD))

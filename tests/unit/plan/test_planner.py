@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from lightship.model import Change, Container, Desired, Facts, FileChange, HistoryEntry, Release, Slot, Worker
 from lightship.operations.requests import PlannedShape
 from lightship.plan import make_plan, make_rollback_plan
 from lightship.plan.planner import Override
+from lightship_agent.records import replace
 
 OLD, NEW = "a" * 40, "b" * 40
 SHAPE = PlannedShape(True, "lightship/shop:1", ("django",), "swap", True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from lightship.model import Change, Container, Desired, Facts, ProxyClaim, ProxyFacts, Release
 from lightship.operations.requests import PlannedShape
 from lightship.plan import make_plan
+from lightship_agent.records import replace
 
 OLD, NEW = "a" * 40, "b" * 40
 CLAIM = ProxyClaim(hosts=("shop.example",), http=80, port=8000, image="haproxy:2.6")

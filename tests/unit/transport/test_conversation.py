@@ -13,7 +13,8 @@ import pytest
 
 from lightship.errors import DegradedError, LightshipError, LockedError, RefusedError, TransportError
 from lightship.transport.conversation import Conversation
-from lightship.transport.local import LocalTransport, agent_environment
+from lightship.transport.launch import agent_environment
+from lightship.transport.local import LocalTransport
 
 HEAD = """\
 import json, os, sys, time
