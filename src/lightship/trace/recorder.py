@@ -1,0 +1,152 @@
+"""Takes note of a command's events, one more listener beside what shows them, and makes a trace of them at the end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightship.rollout.events import (
+    Emit,
+    Ended,
+    Event,
+    PhaseDone,
+    PhaseStarted,
+    PlanMade,
+    StepDone,
+    StepFailed,
+    StepStarted,
+    Took,
+)
+from lightship.trace.spans import Trace, sane
+from lightship.trace.timeline import Mark, spans_of
+
+__all__ = ["Recorder", "process_began"]
+
+#: An interpreter that needed longer than that did something else before: it is not this command's alone.
+_LONGEST_START = 10.0
+
+
+def process_began(moment: float) -> float:
+    """When this process was started, by the clock of ``time.perf_counter``; ``moment`` where that is not known.
+
+    The kernel counts in hundredths of a second.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return moment
+    began = time.perf_counter() - age
+    return began if 0 <= moment - began <= _LONGEST_START else moment
+
+
+class Recorder:
+    """Notes the times of events and passes them on to ``show``, but for those that are for nobody else."""
+
+    def __init__(self, command: str, began: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.show: Emit = lambda event: None  # noqa: ARG005
+        self._service, self._who, self._servers = "", "", 0
+        self._id = secrets.token_hex(16)
+        self._command = command
+        self._began = began
+        self._clock = clock
+        self._day = time.time() - (time.perf_counter() - began)
+        self._marks: list[Mark] = []
+        self._planned: set[str] = set()
+        self._ended: Ended | None = None
+        self._error = ""
+
+    def __call__(self, event: Event) -> None:
+        """Take note of one event."""
+        at, server = self._clock(), event.server
+        match event:
+            case StepStarted(step=step):
+                self._marks.append(Mark(at, "step", server, self._named(server, step)))
+            case StepDone(step=step, seconds=seconds, detail=detail):
+                inner = sane(detail.get("import_seconds"))
+                self._marks.append(Mark(at, "step done", server, self._named(server, step), seconds, inner))
+            case StepFailed(step=step, seconds=seconds):
+                self._marks.append(Mark(at, "step failed", server, self._named(server, step), seconds))
+            case PhaseStarted(phase=phase):
+                self._marks.append(Mark(at, "phase", server, phase))
+            case PhaseDone(phase=phase, failed=failed):
+                self._marks.append(Mark(at, "phase failed" if failed else "phase done", server, phase))
+            case Took(what=what, seconds=seconds):
+                self._marks.append(Mark(at, "took", server, what, seconds))
+                return
+            case Ended():
+                self._ended = event
+                return
+            case PlanMade():
+                self._planned.add(server)
+        self.show(event)
+
+    def _named(self, server: str, step: str) -> str:
+        """A step's name. What is pushed before there is a plan is code, and an image after that."""
+        return "send code" if step == "push" and server not in self._planned else step
+
+    def took(self, what: str, since: float) -> float:
+        """Note something that was done from ``since`` until now; returns when that is."""
+        now = self._clock()
+        self._marks.append(Mark(now, "took", "", what, now - since))
+        return now
+
+    def started(self, main: float) -> None:
+        """Note the start of the interpreter, until the program began at ``main``."""
+        if main > self._began:
+            self._marks.append(Mark(main, "took", "", "python", main - self._began))
+
+    def describe(self, service: str, who: str, servers: int) -> None:
+        """What the command is about, who runs it, and for how many servers."""
+        self._service, self._who, self._servers = service, who, servers
+
+    def end(self, error: str = "") -> Trace:
+        """The command is over, with an error of that code or without one."""
+        self._error = error
+        return self.trace()
+
+    def trace(self) -> Trace:
+        """All that was noted up to now."""
+        ended = self._ended
+        failed = bool(self._error) or (ended is not None and ended.outcome not in ("done", "nothing"))
+        root = spans_of(self._marks, self._began, self._clock(), self._command, failed=failed)
+        found = Trace(
+            id=self._id,
+            command=self._command,
+            service=self._service,
+            began=self._day,
+            who=self._who,
+            root=root,
+            error=self._error,
+            servers=self._servers,
+        )
+        if ended is None:
+            return found
+        return replace(
+            found,
+            outcome=ended.outcome,
+            kind=ended.kind,
+            ref=ended.ref,
+            commit=ended.commit,
+            previous=ended.previous,
+            outcomes=ended.outcomes,
+        )
+
+    def parting(self) -> Callable[[str], Mapping[str, Any] | None]:
+        """What each server is to keep: nothing where nothing was done."""
+        if self._ended is None:
+            return lambda server: None  # noqa: ARG005
+        trace = self.trace()
+        of_server = trace.by_server()
+
+        def kept(server: str) -> Mapping[str, Any] | None:
+            if trace.outcomes.get(server, "nothing") in ("nothing", "skipped"):
+                return None
+            return of_server(server).as_dict()
+
+        return kept
