@@ -180,14 +180,12 @@ def answer_rollout(command: str, result: RolloutResult, *, json: bool, verbose: 
         sys.stdout.write(dumps(document) + "\n")
     else:
         from lightship.output.human import show  # noqa: PLC0415
-        from lightship.output.words import error_lines, rollout_lines  # noqa: PLC0415
+        from lightship.output.words import error_lines, rollout_lines, timing_lines  # noqa: PLC0415
 
         if result.error is not None:
             show(error_lines(result.error, verbose=verbose), sys.stderr)
         show(rollout_lines(result))
         if result.timing is not None and result.outcome == "done":
-            from lightship.output.timeline import timing_lines  # noqa: PLC0415
-
             show(timing_lines(result.timing))
     if result.exit_status:
         raise typer.Exit(result.exit_status)

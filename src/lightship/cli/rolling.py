@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lightship.rollout.events import Emit, Event
     from lightship.rollout.result import RolloutResult
     from lightship.trace.spans import Trace
-    from lightship.trace.store import Store
 
 __all__ = ["Where", "roll_out"]
 
@@ -73,16 +72,14 @@ def roll_out(command: str, where: Where, operation: Operation, *, json: bool, ve
 
 def _keep_later(context: Context, trace: Trace) -> None:
     """Once the result stands there the trace is written down and exported; nobody waits for either before."""
+    later(lambda: _keep(context, trace.reduced()))
+
+
+def _keep(context: Context, trace: Trace) -> None:
     from lightship.operations.trace import store_of  # noqa: PLC0415
-
-    store = store_of(context)
-    later(lambda: _keep(store, trace.reduced()))
-
-
-def _keep(store: Store, trace: Trace) -> None:
     from lightship.trace.export import export, exporter_name  # noqa: PLC0415
 
-    store.keep(trace)
+    store_of(context).keep(trace)
     name = exporter_name()
     problem = export(trace, name) if name else ""
     if problem:

@@ -7,7 +7,6 @@ can be read without colours, which say the phase.
 from __future__ import annotations
 
 import shutil
-import statistics
 import sys
 import time
 from collections import defaultdict
@@ -23,7 +22,7 @@ from lightship.result import Timing
 from lightship.trace.spans import Span, Trace
 from lightship.trace.waits import WAITS, critical
 
-__all__ = ["Canvas", "list_lines", "terminal", "timing_lines", "trace_lines"]
+__all__ = ["Canvas", "list_lines", "terminal", "trace_lines"]
 
 _LEAST_WIDTH, _MOST_WIDTH = 50, 160
 _LABEL = 34
@@ -33,10 +32,6 @@ _TINY = 0.005
 #: Of what many servers did so many rows are drawn, those that were waited for longest.
 _ROWS = 12
 _WRONG_SHOWN = 10
-#: Of a deploy that was quicker nothing is said.
-_WORTH = 0.5
-_WAITS_SHOWN = 4
-_LEAST_SHARE = 0.03
 _COLOURS: Mapping[str, Style] = {
     "prepare": "name",
     "activate": "good",
@@ -215,7 +210,7 @@ def _waited_for(timing: Timing, canvas: Canvas) -> list[Line]:
         name = WAITS.get(one.what, one.what)
         lines.append([(f"  {name:<{wide}}", ""), (f"{one.seconds:8.2f} s{share:5.0%}  ", "bold"), (bar, "dim")])
     if timing.shorter:
-        lines.append([("  shorter with ", "dim"), (", ".join(timing.shorter), "")])
+        lines.append([("  to shorten it: ", "dim"), (", ".join(timing.shorter), "")])
     return lines
 
 
@@ -230,7 +225,7 @@ def _fleet(trace: Trace) -> list[Line]:
     lines: list[Line] = [[], [("servers", "name")]]
     for name, spans in phases.items():
         slowest = max(spans, key=lambda one: one.seconds)
-        median = statistics.median(one.seconds for one in spans)
+        median = sorted(one.seconds for one in spans)[len(spans) // 2]
         words = f"median {median:.2f} s, slowest {printable(slowest.server, 40)} {slowest.seconds:.2f} s"
         lines.append([(f"  {printable(name, 20):<10}", _COLOURS.get(name, "")), (f"{len(spans)} servers, {words}", "")])
     known = {span.server for span in trace.root.walk()} - {""}
@@ -268,19 +263,3 @@ def _listed(one: Listed) -> Line:
         (f"{one.seconds:8.2f} s", ""),
         (f"  {printable(one.who, 40)}", "dim"),
     ]
-
-
-# --- a deploy's last line ---------------------------------------------------------------------------------------------
-
-
-def timing_lines(timing: Timing) -> list[Line]:
-    """Where the time of a deploy went and what would shorten it, in one line; none when it was quick anyway."""
-    if timing.seconds < _WORTH:
-        return []
-    least = _LEAST_SHARE * timing.seconds
-    told = [one for one in timing.waits if one.seconds >= least and one.what != "other"][:_WAITS_SHOWN]
-    rest = timing.seconds - sum(one.seconds for one in told)
-    words = [f"{WAITS.get(one.what, one.what)} {one.seconds:.2f}" for one in told]
-    words += [f"other {rest:.2f}"] if rest >= _TINY else []
-    hint = f"; shorter with {', '.join(timing.shorter)}" if timing.shorter else ""
-    return [[(f"{timing.seconds:.2f} s in all: {', '.join(words)}", "dim"), (hint, "dim")]]

@@ -151,7 +151,8 @@ def _make(tracer: Tracer, trace: Trace, span: Span, parent: Context | None, attr
     from opentelemetry.trace import Status, StatusCode, set_span_in_context  # noqa: PLC0415
 
     def moment(seconds: float) -> int:
-        return int((trace.began + seconds) * 1e9)
+        # A float that counts from 1970 has no digits left for billionths of a second.
+        return round((trace.began + seconds) * 1e6) * 1000
 
     made = tracer.start_span(span.name, context=parent, attributes=dict(attributes), start_time=moment(span.start))
     if span.state != "done":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,6 +28,9 @@ __all__ = ["Recorder", "process_began"]
 
 #: An interpreter that needed longer than that did something else before: it is not this command's alone.
 _LONGEST_START = 10.0
+#: So many beginnings and ends of steps are noted of one server: more than any rollout has, however many its checks.
+_MOST_STEPS = 1000
+_NAME = 80
 
 
 def process_began(moment: float) -> float:
@@ -51,13 +53,14 @@ class Recorder:
     def __init__(self, command: str, began: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self.show: Emit = lambda event: None  # noqa: ARG005
         self._service, self._who, self._servers = "", "", 0
-        self._id = secrets.token_hex(16)
+        self._id = os.urandom(16).hex()
         self._command = command
         self._began = began
         self._clock = clock
         self._day = time.time() - (time.perf_counter() - began)
         self._marks: list[Mark] = []
         self._planned: set[str] = set()
+        self._steps: dict[str, int] = {}
         self._ended: Ended | None = None
         self._error = ""
 
@@ -66,12 +69,12 @@ class Recorder:
         at, server = self._clock(), event.server
         match event:
             case StepStarted(step=step):
-                self._marks.append(Mark(at, "step", server, self._named(server, step)))
+                self._step(Mark(at, "step", server, step))
             case StepDone(step=step, seconds=seconds, detail=detail):
                 inner = sane(detail.get("import_seconds"))
-                self._marks.append(Mark(at, "step done", server, self._named(server, step), seconds, inner))
+                self._step(Mark(at, "step done", server, step, seconds, inner))
             case StepFailed(step=step, seconds=seconds):
-                self._marks.append(Mark(at, "step failed", server, self._named(server, step), seconds))
+                self._step(Mark(at, "step failed", server, step, seconds))
             case PhaseStarted(phase=phase):
                 self._marks.append(Mark(at, "phase", server, phase))
             case PhaseDone(phase=phase, failed=failed):
@@ -86,9 +89,19 @@ class Recorder:
                 self._planned.add(server)
         self.show(event)
 
-    def _named(self, server: str, step: str) -> str:
-        """A step's name. What is pushed before there is a plan is code, and an image after that."""
-        return "send code" if step == "push" and server not in self._planned else step
+    @property
+    def size(self) -> int:
+        """So many things were noted."""
+        return len(self._marks)
+
+    def _step(self, mark: Mark) -> None:
+        """Note a step, unless its server has told of more than any rollout has."""
+        count = self._steps[mark.server] = self._steps.get(mark.server, 0) + 1
+        if count > _MOST_STEPS:
+            return
+        # What is pushed to a server before there is a plan for it is code, and after that an image to a registry.
+        name = "send code" if mark.name == "push" and mark.server not in self._planned else mark.name[:_NAME]
+        self._marks.append(mark._replace(name=name))
 
     def took(self, what: str, since: float) -> float:
         """Note something that was done from ``since`` until now; returns when that is."""

@@ -26,6 +26,8 @@ LONGEST = 1e9
 #: Of more servers than that only the telling ones are kept (``Trace.reduced``).
 MOST_SERVERS = 100
 MOST_SPANS = 20_000
+#: The last moment of the year 9999, in seconds since 1970.
+_LATEST = 253402300799.0
 _DEEPEST = 8
 _NAME = 80
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -44,12 +46,12 @@ def is_id(text: object) -> bool:
     return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
-def sane(seconds: object) -> float:
+def sane(seconds: object, longest: float = LONGEST) -> float:
     """A number of seconds, whatever was told: what cannot be one is none."""
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         return 0.0
     # Comparing first: a whole number may be too large for a float. NaN compares as false.
-    return float(seconds) if 0 <= seconds <= LONGEST else 0.0
+    return float(seconds) if 0 <= seconds <= longest else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ class Trace:
         if not isinstance(data, Mapping) or not is_id(data.get("id")):
             return None
         root = _span(data.get("root"), [MOST_SPANS], 0)
-        began = sane(data.get("began"))
+        began = sane(data.get("began"), _LATEST)
         if root is None or not began:
             return None
         outcomes, servers = data.get("outcomes"), data.get("servers")

@@ -19,6 +19,8 @@ CONTAINERS = frozenset({"connect"})
 #: What is told of in the wrong order by less than that was meant to be in order.
 _CLOSE = 0.002
 _NAME = 80
+#: A millionth of a second is all that anybody wants to know of.
+_DIGITS = 6
 #: So many spans of one server are kept: more than any rollout has, however many checks there are.
 _MOST = 1000
 
@@ -63,7 +65,7 @@ class _Builder:
 
     def take(self, mark: Mark) -> None:
         server = self._servers.setdefault(mark.server, _Server(mark.server))
-        at = min(max(sane(mark.at), self._began), self._ended)
+        at = round(min(max(sane(mark.at), self._began), self._ended), _DIGITS)
         name = mark.name[:_NAME]
         server.count += 1
         if mark.what == "phase":
@@ -82,24 +84,23 @@ class _Builder:
         """A step or an errand has ended."""
         floor = server.phase.start if server.phase is not None else self._began
         begun = server.begun.pop(name, at)
-        start = max(floor, at - sane(mark.seconds) if sane(mark.seconds) else begun)
+        start = max(floor, round(at - sane(mark.seconds), _DIGITS) if sane(mark.seconds) else begun)
         state: State = "failed" if mark.what == "step failed" else "done"
-        inner = min(sane(mark.inner), at - start)
-        children: tuple[Span, ...] = (Span("import", at - inner, at, server.name),) if inner else ()
-        if mark.what == "took" or (name in CONTAINERS and not server.name):
-            grade: Grade = "stage"
-            children = self._adopted(server, start, at)
-        else:
-            grade = "step"
+        imported = max(start, round(at - sane(mark.inner), _DIGITS))
+        children: tuple[Span, ...] = (Span("import", imported, at, server.name),) if imported < at else ()
+        everybody = name in CONTAINERS and not server.name
+        grade: Grade = "stage" if everybody or mark.what == "took" else "step"
+        if grade == "stage":
+            children = self._adopted(server, start, at, everybody=everybody)
         span = Span(name, start, at, server.name, grade, state, children)
         if server.phase is not None and mark.what != "took":
             server.phase.spans.append(span)
         else:
             server.loose.append(span)
 
-    def _adopted(self, server: _Server, start: float, end: float) -> tuple[Span, ...]:
-        """What was told of meanwhile: of this server, or of all when it was done for all."""
-        owners = [server] if server.name else [*self._servers.values()]
+    def _adopted(self, server: _Server, start: float, end: float, *, everybody: bool) -> tuple[Span, ...]:
+        """What was told of meanwhile and lies in it: of this server, or of every one."""
+        owners = [*self._servers.values()] if everybody else [server]
         found: list[Span] = []
         for owner in owners:
             found += [one.within(start, end) for one in owner.loose if one.start >= start - _CLOSE]
@@ -126,7 +127,7 @@ class _Builder:
 
 def spans_of(marks: Iterable[Mark], began: float, ended: float, name: str, *, failed: bool = False) -> Span:
     """The whole command as a span; times are counted from ``began``. ``marks`` may be in any order."""
-    total = sane(ended - began)
+    total = round(sane(ended - began), _DIGITS)
     builder = _Builder(0.0, total)
     for mark in sorted((mark._replace(at=sane(mark.at - began)) for mark in marks), key=lambda mark: mark.at):
         builder.take(mark)

@@ -147,7 +147,7 @@ def shorter(root: Span, found: Sequence[Wait]) -> tuple[str, ...]:
     """What would shorten the longest waits, in words; nothing for those that only the machine could."""
     names = {part.span.name for part in critical(root) if part.end - part.start >= _WORTH_SECONDS}
     words = {
-        "soak": "a shorter `soak:`",
+        "soak": "lower `soak:`",
         "git": "`source: push` (servers then need not ask the git host)"
         if "fetch" in names and any(one.name == "fetch" and one.server for one in root.walk())
         else "`--commit` (then the git host is not asked for the ref)"
@@ -156,7 +156,7 @@ def shorter(root: Span, found: Sequence[Wait]) -> tuple[str, ...]:
         "import": "a faster import of the application (`python -X importtime`)",
         "checks": "`required: false` for checks that need not hold it up",
         "image": "`lightship build` beforehand",
-        "roles": "a shorter `patience:` of the roles",
+        "roles": "lower `patience:` of the roles",
     }
     worth = [
         words.get(one.what, "")
