@@ -209,8 +209,8 @@ def _waited_for(timing: Timing, canvas: Canvas) -> list[Line]:
         bar = canvas.full * round(share * room)
         name = WAITS.get(one.what, one.what)
         lines.append([(f"  {name:<{wide}}", ""), (f"{one.seconds:8.2f} s{share:5.0%}  ", "bold"), (bar, "dim")])
-    if timing.shorter:
-        lines.append([("  to shorten it: ", "dim"), (", ".join(timing.shorter), "")])
+    for number, hint in enumerate(timing.shorter):
+        lines.append([("  to shorten it: " if number == 0 else " " * 17, "dim"), (hint, "")])
     return lines
 
 
