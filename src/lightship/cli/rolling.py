@@ -63,7 +63,9 @@ def roll_out(command: str, where: Where, operation: Operation, *, json: bool, ve
             recorder.show = watch
             result = run_async(lambda: operation(shown), live=lambda: watch.live)
     except LightshipError as error:
-        _keep_later(context, recorder.end(error.code))
+        # What was refused for how it was asked for, before anybody heard of it, leaves nothing behind.
+        if recorder.heard:
+            _keep_later(context, recorder.end(error.code))
         raise
     trace = recorder.end(result.error.code if result.error is not None else "")
     _keep_later(context, trace)

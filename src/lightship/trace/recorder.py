@@ -52,6 +52,8 @@ class Recorder:
 
     def __init__(self, command: str, began: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self.show: Emit = lambda event: None  # noqa: ARG005
+        self.heard = False
+        """Whether the command had begun to do something, so that there is something to tell."""
         self._service, self._who, self._servers = "", "", 0
         self._id = os.urandom(16).hex()
         self._command = command
@@ -66,7 +68,7 @@ class Recorder:
 
     def __call__(self, event: Event) -> None:
         """Take note of one event."""
-        at, server = self._clock(), event.server
+        at, server, self.heard = self._clock(), event.server, True
         match event:
             case StepStarted(step=step):
                 self._step(Mark(at, "step", server, step))
