@@ -35,7 +35,7 @@ from lightship.operations.trace import Found, explained, listed
 from lightship.output.json import VERSION, dumps, envelope
 from lightship.result import PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult, Timing, Wait
 from lightship.rollout.result import RolloutResult
-from lightship.trace import Span, Trace
+from lightship.trace.spans import Span, Trace
 
 GOLDEN = Path(__file__).parent / "golden"
 OLD, NEW = "a" * 40, "b" * 40

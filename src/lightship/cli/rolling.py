@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightship.cli.common import answer_rollout, context_for, later, run_async, start
 from lightship.errors import LightshipError
+from lightship.trace.asked import exporter_name
 
 if TYPE_CHECKING:
     from lightship.operations.context import Context
@@ -48,7 +49,6 @@ def roll_out(command: str, where: Where, operation: Operation, *, json: bool, ve
     """Run it from what the command line says to its exit status."""
     from lightship.output.human import make_progress  # noqa: PLC0415
     from lightship.trace.recorder import Recorder, process_began  # noqa: PLC0415
-    from lightship.trace.waits import timing  # noqa: PLC0415
 
     recorder = Recorder(command, process_began(start()))
     recorder.started(start())
@@ -67,6 +67,12 @@ def roll_out(command: str, where: Where, operation: Operation, *, json: bool, ve
         if recorder.heard:
             _keep_later(context, recorder.end(error.code))
         raise
+    if recorder.idle and not exporter_name():
+        # Of a deploy that found nothing to do, as pipelines have many, nobody asks where its time went.
+        answer_rollout(command, result, json=json, verbose=verbose)
+        return
+    from lightship.trace.waits import timing  # noqa: PLC0415
+
     trace = recorder.end(result.error.code if result.error is not None else "")
     _keep_later(context, trace)
     answer_rollout(command, replace(result, timing=timing(trace)), json=json, verbose=verbose)
@@ -78,12 +84,16 @@ def _keep_later(context: Context, trace: Trace) -> None:
 
 
 def _keep(context: Context, trace: Trace) -> None:
-    from lightship.operations.trace import store_of  # noqa: PLC0415
-    from lightship.trace.export import export, exporter_name  # noqa: PLC0415
+    from lightship.trace.store import Store  # noqa: PLC0415
 
-    store_of(context).keep(trace)
+    if trace.outcome != "nothing":
+        Store.of(context.service.name, context.config.path, context.service.stage).keep(trace)
     name = exporter_name()
-    problem = export(trace, name) if name else ""
+    if not name:
+        return
+    from lightship.trace.export import export  # noqa: PLC0415
+
+    problem = export(trace, name)
     if problem:
         from lightship.output.text import printable  # noqa: PLC0415
 

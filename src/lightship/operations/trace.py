@@ -129,7 +129,7 @@ def listed(found: Found) -> TraceList:
 
 def store_of(context: Context) -> Store:
     """Where the traces of this service are kept here."""
-    return Store(context.service.name, str(context.config.path), context.service.stage or "")
+    return Store.of(context.service.name, context.config.path, context.service.stage)
 
 
 async def traces(context: Context) -> Found:

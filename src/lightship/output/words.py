@@ -14,7 +14,6 @@ from lightship.model import Kind, Plan, ProxyFacts, ServerResult, StepTiming, sh
 from lightship.output.text import last_line, printable, printable_lines
 from lightship.result import BuildResult, PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult, Timing
 from lightship.rollout.result import RolloutResult
-from lightship.trace.waits import WAITS
 
 __all__ = [
     "Line",
@@ -212,6 +211,8 @@ def timing_lines(timing: Timing) -> list[Line]:
     """Where the time of a deploy went and what would shorten it, in one line; none when it was quick anyway."""
     if timing.seconds < _WORTH_A_LINE:
         return []
+    from lightship.trace.waits import WAITS  # noqa: PLC0415
+
     least = _LEAST_SHARE * timing.seconds
     told = [one for one in timing.waits if one.seconds >= least and one.what != "other"][:_WAITS_SHOWN]
     rest = timing.seconds - sum(one.seconds for one in told)

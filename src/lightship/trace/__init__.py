@@ -1,8 +1,4 @@
-"""Where a deploy's time goes: spans from its events, kept, explained, and exported to whoever collects them."""
+"""Where a deploy's time goes: spans from its events, kept, explained, and exported to whoever collects them.
 
-from __future__ import annotations
-
-from lightship.trace.recorder import Recorder
-from lightship.trace.spans import Span, Trace
-
-__all__ = ["Recorder", "Span", "Trace"]
+``recorder`` is all that a deploy needs at its start; the rest is imported while the servers are at work.
+"""

@@ -1,8 +1,7 @@
 """Hands a trace to OpenTelemetry, when the environment asks for that as it would of any program.
 
-``OTEL_TRACES_EXPORTER`` or an ``OTEL_EXPORTER_OTLP_*ENDPOINT`` ask for it; the exporter reads all else (headers,
-certificates, compression) from the environment by itself. Nothing of OpenTelemetry is imported unless it is asked for,
-and nothing here ever raises: what went wrong is returned, in words.
+The exporter reads all else than its name (headers, certificates, compression) from the environment by itself. Nothing
+of OpenTelemetry is imported unless it is asked for. Nothing here ever raises: what went wrong is returned, in words.
 """
 
 from __future__ import annotations
@@ -21,29 +20,12 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Tracer
 
-__all__ = ["PATIENCE", "export", "exporter_name"]
+__all__ = ["PATIENCE", "export"]
 
 #: So many seconds it may take at most to be rid of a trace; the command has said all by then.
 PATIENCE = 5.0
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_BY_PROTOCOL = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _NOT_THERE = "it is not installed here: pip install 'lightship[otel]'"
 _AT_ONCE = 512
-
-
-def exporter_name(environment: Mapping[str, str] | None = None) -> str:
-    """The exporter that the environment asks for, as OpenTelemetry's packages call it; empty when it asks for none."""
-    env = os.environ if environment is None else environment
-    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return ""
-    named = env.get("OTEL_TRACES_EXPORTER", "").partition(",")[0].strip()
-    if not named and not any(env.get(name) for name in _ENDPOINTS):
-        return ""
-    if named in ("", "otlp"):
-        protocol = next((env[name].strip() for name in _PROTOCOLS if env.get(name, "").strip()), "http/protobuf")
-        return _BY_PROTOCOL.get(protocol, protocol)
-    return "" if named == "none" else named
 
 
 def export(trace: Trace, name: str, patience: float = PATIENCE) -> str:

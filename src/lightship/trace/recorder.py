@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lightship.rollout.events import (
     Emit,
@@ -21,16 +20,33 @@ from lightship.rollout.events import (
     StepStarted,
     Took,
 )
-from lightship.trace.spans import Trace, sane
-from lightship.trace.timeline import Mark, spans_of
 
-__all__ = ["Recorder", "process_began"]
+if TYPE_CHECKING:
+    from lightship.trace.spans import Trace
+
+__all__ = ["Mark", "Recorder", "process_began"]
+
+What = Literal["step", "step done", "step failed", "phase", "phase done", "phase failed", "took"]
 
 #: An interpreter that needed longer than that did something else before: it is not this command's alone.
 _LONGEST_START = 10.0
 #: So many beginnings and ends of steps are noted of one server: more than any rollout has, however many its checks.
 _MOST_STEPS = 1000
 _NAME = 80
+
+
+class Mark(NamedTuple):
+    """What is noted of an event, and when. ``inner`` are the seconds of the application's import within a step.
+
+    What a server says of seconds is noted as it came; ``timeline`` believes none of it.
+    """
+
+    at: float
+    what: What
+    server: str
+    name: str
+    seconds: float = 0.0
+    inner: Any = 0.0
 
 
 def process_began(moment: float) -> float:
@@ -63,6 +79,7 @@ class Recorder:
         self._marks: list[Mark] = []
         self._planned: set[str] = set()
         self._steps: dict[str, int] = {}
+        self._at_work = False
         self._ended: Ended | None = None
         self._error = ""
 
@@ -73,11 +90,11 @@ class Recorder:
             case StepStarted(step=step):
                 self._step(Mark(at, "step", server, step))
             case StepDone(step=step, seconds=seconds, detail=detail):
-                inner = sane(detail.get("import_seconds"))
-                self._step(Mark(at, "step done", server, step, seconds, inner))
+                self._step(Mark(at, "step done", server, step, seconds, detail.get("import_seconds")))
             case StepFailed(step=step, seconds=seconds):
                 self._step(Mark(at, "step failed", server, step, seconds))
             case PhaseStarted(phase=phase):
+                self._at_work = True
                 self._marks.append(Mark(at, "phase", server, phase))
             case PhaseDone(phase=phase, failed=failed):
                 self._marks.append(Mark(at, "phase failed" if failed else "phase done", server, phase))
@@ -98,6 +115,10 @@ class Recorder:
 
     def _step(self, mark: Mark) -> None:
         """Note a step, unless its server has told of more than any rollout has."""
+        if self._at_work and mark.what == "step":
+            # A server has much to do now, and this process nothing: what is needed at the end is imported here.
+            self._at_work = False
+            from lightship.trace import store, waits  # noqa: F401, PLC0415
         count = self._steps[mark.server] = self._steps.get(mark.server, 0) + 1
         if count > _MOST_STEPS:
             return
@@ -120,6 +141,11 @@ class Recorder:
         """What the command is about, who runs it, and for how many servers."""
         self._service, self._who, self._servers = service, who, servers
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that the command found was that there is nothing to do."""
+        return self._ended is not None and self._ended.outcome == "nothing"
+
     def end(self, error: str = "") -> Trace:
         """The command is over, with an error of that code or without one."""
         self._error = error
@@ -127,34 +153,32 @@ class Recorder:
 
     def trace(self) -> Trace:
         """All that was noted up to now."""
+        from lightship.trace.spans import Trace  # noqa: PLC0415
+        from lightship.trace.timeline import spans_of  # noqa: PLC0415
+
         ended = self._ended
         failed = bool(self._error) or (ended is not None and ended.outcome not in ("done", "nothing"))
         root = spans_of(self._marks, self._began, self._clock(), self._command, failed=failed)
-        found = Trace(
+        return Trace(
             id=self._id,
             command=self._command,
             service=self._service,
             began=self._day,
             who=self._who,
             root=root,
+            outcome=ended.outcome if ended else "",
+            kind=ended.kind if ended else "",
+            ref=ended.ref if ended else "",
+            commit=ended.commit if ended else None,
+            previous=ended.previous if ended else None,
             error=self._error,
+            outcomes=ended.outcomes if ended else {},
             servers=self._servers,
-        )
-        if ended is None:
-            return found
-        return replace(
-            found,
-            outcome=ended.outcome,
-            kind=ended.kind,
-            ref=ended.ref,
-            commit=ended.commit,
-            previous=ended.previous,
-            outcomes=ended.outcomes,
         )
 
     def parting(self) -> Callable[[str], Mapping[str, Any] | None]:
         """What each server is to keep: nothing where nothing was done."""
-        if self._ended is None:
+        if self._ended is None or self.idle:
             return lambda server: None  # noqa: ARG005
         trace = self.trace()
         of_server = trace.by_server()

@@ -12,9 +12,9 @@ import json
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from lightship.trace.spans import Trace
 
@@ -39,6 +39,11 @@ class Store:
     def __init__(self, service: str, *place: str) -> None:
         digest = hashlib.sha256("\0".join((service, *place)).encode("utf-8", "surrogateescape")).hexdigest()
         self._service, self._digest = service, digest[:12]
+
+    @classmethod
+    def of(cls, service: str, configuration: Path, stage: str | None) -> Self:
+        """The store of a service in a configuration, and in a stage of it."""
+        return cls(service, str(configuration), stage or "")
 
     @property
     def directory(self) -> Path:
@@ -85,13 +90,14 @@ def _names(directory: Path) -> list[str]:
 def _write(directory: Path, name: str, trace: Trace) -> None:
     """In one piece or not at all. It need not outlive a power cut, so nobody waits for the disk."""
     data = json.dumps(trace.as_dict(), separators=(",", ":"), allow_nan=False).encode("ascii")
-    descriptor, temporary = tempfile.mkstemp(prefix=".", dir=directory)
+    temporary = directory / f".{name}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-        Path(temporary).rename(directory / name)
+        temporary.rename(directory / name)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

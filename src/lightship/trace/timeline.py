@@ -7,13 +7,12 @@ there, and never before the phase that it lies in. What was begun and never hear
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
 
+from lightship.trace.recorder import Mark
 from lightship.trace.spans import Grade, Span, State, in_order, sane
 
-__all__ = ["CONTAINERS", "Mark", "spans_of"]
+__all__ = ["CONTAINERS", "spans_of"]
 
-What = Literal["step", "step done", "step failed", "phase", "phase done", "phase failed", "took"]
 #: Steps that are done for all servers, and whose parts are told of before they end.
 CONTAINERS = frozenset({"connect"})
 #: What is told of in the wrong order by less than that was meant to be in order.
@@ -23,17 +22,6 @@ _NAME = 80
 _DIGITS = 6
 #: So many spans of one server are kept: more than any rollout has, however many checks there are.
 _MOST = 1000
-
-
-class Mark(NamedTuple):
-    """What is noted of an event, and when. ``inner`` are the seconds of the application's import within a step."""
-
-    at: float
-    what: What
-    server: str
-    name: str
-    seconds: float = 0.0
-    inner: float = 0.0
 
 
 class _Phase:

@@ -14,7 +14,8 @@ from lightship.operations import trace as operations
 from lightship.operations.deploy import Wanted, deploy
 from lightship.operations.trace import Found, choose, merged, store_of
 from lightship.rollout.events import Ended
-from lightship.trace import Recorder, Span, Trace
+from lightship.trace.recorder import Recorder
+from lightship.trace.spans import Span, Trace
 from lightship.trace.waits import critical, timing
 from support.fleet import NEW, OLD
 from support.service_on_fleet import DOWN, Fleet, fleet

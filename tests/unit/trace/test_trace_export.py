@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from lightship.trace.export import export, exporter_name
+from lightship.trace.asked import exporter_name
+from lightship.trace.export import export
 from lightship.trace.spans import Span, Trace
 
 COMMIT = "b" * 40

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightship.rollout.events import Ended, LogLine, PhaseDone, PhaseStarted, PlanMade, StepDone, StepStarted, Took
-from lightship.trace.recorder import Recorder
+from lightship.trace.recorder import Mark, Recorder
 from lightship.trace.spans import MOST_SERVERS, Span, Trace
-from lightship.trace.timeline import Mark, spans_of
+from lightship.trace.timeline import spans_of
 from lightship.trace.waits import critical, timing, waits
 
 
