@@ -18,10 +18,12 @@ from typing import Self
 
 from lightship.trace.spans import Trace
 
-__all__ = ["KEPT", "Store", "state_directory"]
+__all__ = ["KEPT", "MOST_SERVICES", "Store", "state_directory"]
 
 #: So many traces of a service are kept.
 KEPT = 50
+#: Of so many services.
+MOST_SERVICES = 200
 _LARGEST = 8 * 1024 * 1024
 _NAME = re.compile(r"[0-9]{13}-[0-9a-f]{32}\.json", re.ASCII)
 
@@ -54,7 +56,8 @@ class Store:
         """Write a trace down, and remove those past retention. Whether it could be: a deploy is never worse for it."""
         try:
             directory = self.directory
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not directory.is_dir():
+                _make(directory)
             if not _ours(directory):
                 return False
             _write(directory, f"{int(trace.began * 1000):013d}-{trace.id}.json", trace)
@@ -76,6 +79,18 @@ class Store:
             found = _read(directory / name)
             if found is not None:
                 yield found
+
+
+def _make(directory: Path) -> None:
+    """Make a service's directory; of too many services those go that were not deployed for longest."""
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    others = sorted(directory.parent.iterdir(), key=lambda one: one.lstat().st_mtime, reverse=True)
+    for old in others[MOST_SERVICES - 1 :]:
+        for name in _names(old):
+            (old / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else is in it
+            old.rmdir()
+    directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def _ours(directory: Path) -> bool:

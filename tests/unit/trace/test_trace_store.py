@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lightship.trace.spans import MOST_SPANS, Span, Trace
-from lightship.trace.store import KEPT, Store
+from lightship.trace.store import KEPT, MOST_SERVICES, Store
 
 ROOT = Span("deploy", 0.0, 2.0, children=(Span("prepare", 0.5, 1.5, "web1", "phase", "failed"),))
 
@@ -52,6 +52,16 @@ def test_services_of_one_name_are_told_apart() -> None:
     for number, store in enumerate(stores):
         store.keep(trace(number))
     assert [[one.id for one in store.traces()] for store in stores] == [[trace(n).id] for n in range(3)]
+
+
+def test_of_very_many_services_the_ones_deployed_last_are_kept() -> None:
+    stores = [Store(f"shop{number}") for number in range(MOST_SERVICES + 3)]
+    for number, store in enumerate(stores):
+        store.keep(trace(number))
+        os.utime(store.directory, (number + 1, number + 1))
+    assert sum(1 for _ in stores[0].directory.parent.iterdir()) == MOST_SERVICES
+    assert [len(list(store.traces())) for store in stores[:4]] == [0, 0, 0, 1]
+    assert next(stores[-1].traces()) == trace(MOST_SERVICES + 2)
 
 
 def test_what_cannot_be_kept_is_no_error(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
