@@ -16,6 +16,8 @@ __all__ = [
     "ServerReleases",
     "ServerStatus",
     "StatusResult",
+    "Timing",
+    "Wait",
 ]
 
 
@@ -163,3 +165,23 @@ class ExecResult:
     def exit_status(self) -> int:
         """The first exit status that is not 0."""
         return next((one.status for one in self.servers if one.status), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long a command waited for one thing (``lightship.trace.waits`` lists them)."""
+
+    what: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a command's time went. The waits add up to ``seconds``, from the start of its process to its end."""
+
+    trace: str
+    """The id under which ``lightship trace`` shows the whole of it."""
+    seconds: float
+    waits: tuple[Wait, ...]
+    shorter: tuple[str, ...] = ()
+    """What would make it shorter, in words; empty when nothing is worth saying."""

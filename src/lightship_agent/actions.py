@@ -45,6 +45,7 @@ EXEC_SECONDS = 86400.0
 FILES_SHOWN = 500
 COMMITS_SHOWN = 50
 MAX_PAGE = 200_000
+TRACE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class Actions:
@@ -503,8 +504,21 @@ class Actions:
             current.abort()
         return {}
 
-    def _bye(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _bye(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+        """All is said. What the controller says of where the time went is kept, if that can be done."""
+        trace = Reader(args).inner("trace")
+        if trace is None:
+            return {}
+        identity = Reader(trace, "trace.").text("id", None, TRACE_ID)
+        if self._lock is None:
+            return {}
+        with suppress(AgentFailure, OSError):
+            self._guard()
+            self._journal.keep_trace(identity, self._lock.fence, trace)
         return {}
+
+    def _traces(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+        return {"traces": self._journal.traces()}
 
 
 def _matching(paths: Sequence[str], globs: Sequence[str]) -> List[str]:

@@ -8,6 +8,8 @@ do the step once more, which each step must bear anyway, because a kill can fall
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,7 +19,7 @@ from lightship_agent.failpoints import fail_point
 from lightship_agent.paths import ServicePaths
 from lightship_agent.records import asdict, dataclass, field, fields
 
-__all__ = ["HISTORY_LIMIT", "Journal", "Past", "Pending", "Step"]
+__all__ = ["HISTORY_LIMIT", "LARGEST_TRACE", "TRACES_LIMIT", "Journal", "Past", "Pending", "Step"]
 
 failpoints.register(
     journal__begin="a rollout is about to be written down",
@@ -26,12 +28,20 @@ failpoints.register(
     journal__done="a step is about to be written down as done",
     journal__end="a rollout is about to go to the history",
     journal__ended="a rollout is in the history, and about to be closed in the journal",
+    trace__keep="what a rollout's time went for is about to be written down",
 )
 
 HISTORY_LIMIT = 200
 """So many rollouts the history keeps."""
 
+TRACES_LIMIT = 20
+"""Of so many rollouts it is kept where their time went."""
+
+LARGEST_TRACE = 128 * 1024
+"""No trace of one server has more bytes than that."""
+
 _MAX = 64 * 1024 * 1024
+_TRACE_NAME = re.compile(r"[0-9]{12}-[0-9a-f]{32}\.json", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -198,6 +208,37 @@ class Journal:
         kept = [old for old in self.history(HISTORY_LIMIT) if old.id != past.id][: HISTORY_LIMIT - 1]
         lines = [_line(old.as_dict()) for old in (*reversed(kept), past)]
         system.atomic_write(self._paths.history, b"".join(lines), 0o600)
+
+    # --- where their time went
+
+    def keep_trace(self, identity: str, fence: int, trace: Mapping[str, Any]) -> None:
+        """Write down where a rollout's time went. The lock's number, which only grows, puts the files in their order.
+
+        To lose one in a power cut does no harm, so nobody waits for the disk.
+        """
+        data = _line(trace)
+        if len(data) > LARGEST_TRACE:
+            return
+        system.make_directory(self._paths.traces, 0o700)
+        for name in self._trace_names()[TRACES_LIMIT - 1 :]:
+            fail_point("trace.keep")
+            os.unlink(self._paths.traces / name)
+        fail_point("trace.keep")
+        system.atomic_write(self._paths.traces / f"{fence:012d}-{identity}.json", data, 0o600, durable=False)
+
+    def traces(self) -> list[dict[str, Any]]:
+        """Where the time of the last rollouts went, newest first."""
+        found = []
+        for name in self._trace_names()[:TRACES_LIMIT]:
+            found += _entries(system.read_trusted(self._paths.traces / name, LARGEST_TRACE))[:1]
+        return found
+
+    def _trace_names(self) -> list[str]:
+        try:
+            names = os.listdir(self._paths.traces)
+        except FileNotFoundError:
+            return []
+        return sorted(filter(_TRACE_NAME.fullmatch, names), reverse=True)
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

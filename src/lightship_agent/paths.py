@@ -88,6 +88,11 @@ class ServicePaths:
         return self.state / "history.jsonl"
 
     @property
+    def traces(self) -> Path:
+        """Where the time of the last rollouts went, a file each."""
+        return self.state / "traces"
+
+    @property
     def images(self) -> Path:
         """The names of the images that are here because lightship pulled them."""
         return self.state / "images.json"

@@ -23,6 +23,9 @@ upon), ``begin`` with the ``size`` of a pack in bytes, ``data`` with the next pi
 not wait for the answer to one part before it sends the next; after a part that failed, all up to the next ``begin``
 fail.
 
+``bye`` may bring a ``trace``: where the rollout's time went, as the controller saw it. The agent keeps the last ones as
+they came, and ``traces`` gives them back.
+
 ``outcome`` is one of ``OUTCOMES``. The end of the input means *abort*: before ``activate`` everything is undone, after
 it the agent finishes by itself (verify, then commit or revert) and writes the outcome to its journal.
 
@@ -71,7 +74,7 @@ LOCKING_OPERATIONS = (
 
 OPERATIONS = (
     *("hello", "receive", "inspect", "image", *LOCKING_OPERATIONS),
-    *("status", "logs", "exec", "maintenance", "bye"),
+    *("status", "traces", "logs", "exec", "maintenance", "bye"),
 )
 
 

@@ -31,9 +31,11 @@ from lightship.model import (
     StepTiming,
     Worker,
 )
+from lightship.operations.trace import Found, explained, listed
 from lightship.output.json import VERSION, dumps, envelope
-from lightship.result import PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult
+from lightship.result import PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult, Timing, Wait
 from lightship.rollout.result import RolloutResult
+from lightship.trace.spans import Span, Trace
 
 GOLDEN = Path(__file__).parent / "golden"
 OLD, NEW = "a" * 40, "b" * 40
@@ -66,11 +68,30 @@ ERROR = RefusedError("it does not start", hint="fix it", code="boot-failed", det
 DONE = ServerResult(
     "local", "done", "code", NEW, OLD, NEW, (StepTiming("tree", 0.05),), (WORKER,), 0.6, processes=(PROCESS,)
 )
+TIMING = Timing("0" * 32, 0.7, (Wait("soak", 0.5), Wait("start", 0.2)), ("lower `soak:`",))
+SPANS = Span("deploy", 0.0, 0.7, grade="command", children=(Span("verify", 0.2, 0.7, "local", "phase"),))
+TRACES = Found(
+    "shop",
+    (Trace("0" * 32, "deploy", "shop", 1700000000.5, "me@here", SPANS, "done", "code", "main", NEW, OLD, "",
+           {"local": "done"}, 1),),
+    {"web2": "it cannot be reached"},
+)  # fmt: skip
 RESULTS: dict[str, dict[str, Any]] = {
     "deploy": envelope(
         "deploy",
         RolloutResult(
-            "shop", "main", "code", NEW, "Fix", OLD, "done", ("w",), (DONE,), (("local", PLAN),), seconds=0.62
+            "shop",
+            "main",
+            "code",
+            NEW,
+            "Fix",
+            OLD,
+            "done",
+            ("w",),
+            (DONE,),
+            (("local", PLAN),),
+            seconds=0.62,
+            timing=TIMING,
         ),
     ),
     "refused": envelope(
@@ -83,6 +104,8 @@ RESULTS: dict[str, dict[str, Any]] = {
         "status", StatusResult("shop", "main", NEW, "", (ServerStatus("local", NEW, NEW, (NEW,), FACTS),))
     ),
     "releases": envelope("releases", ReleasesResult("shop", (ServerReleases("local", NEW, NEW, OLD, (RELEASE,)),))),
+    "trace": envelope("trace", explained(TRACES, None)),
+    "traces": envelope("trace", listed(TRACES)),
     "error": envelope("deploy", error=ERROR),
 }
 

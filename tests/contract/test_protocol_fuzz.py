@@ -87,7 +87,8 @@ GOOD: dict[str, dict[str, Any]] = {
                                            "settle": 0, "signal": "TERM"}},
                       "image_id": LAYER},
     },
-    "activate": {}, "verify": {}, "commit": {}, "revert": {}, "abort": {}, "status": {}, "bye": {},
+    "activate": {}, "verify": {}, "commit": {}, "revert": {}, "abort": {}, "status": {}, "traces": {},
+    "bye": {"trace": {"id": "0" * 32}},
     "logs": {"lines": 5, "follow": False},
     "exec": {"command": ["true"]},
     "proxy": {"claim": CLAIM},
@@ -136,8 +137,9 @@ WRONG: dict[str, dict[str, list[Any]]] = {
     "exec": {"command": [*TEXTS, [], None]},
     "proxy": {"claim": [*OBJECT, None], **{f"claim.{name}": values for name, values in WRONG_CLAIM.items()}},
     "maintenance": {"on": FLAG, "page": [*TEXT, "", "x" * 200_001]},
+    "bye": {"trace": OBJECT, "trace.id": [*NAME, None, "", "A" * 32, "0" * 31]},
 }  # fmt: skip
-NO_ARGUMENTS = ("activate", "verify", "commit", "revert", "abort", "status", "bye")
+NO_ARGUMENTS = ("activate", "verify", "commit", "revert", "abort", "status", "traces")
 
 
 def nested(depth: int) -> Any:

@@ -72,6 +72,7 @@ class SimulatedServer:
         self.stable = self.current
         self.previous: str | None = BEFORE
         self.history: list[dict[str, Any]] = []
+        self.traces: list[dict[str, Any]] = []
         self.rollout: _Open | None = None
         self.degraded = False
         self.log: list[str] = []
@@ -303,6 +304,14 @@ class _Agent:
         answer = {"commit": commit, "subject": server.subject, "author": "A", "time": 1.0, "live": live}
         infra = {"Dockerfile": "1" * 40, "requirements.txt": "2" * 40}
         return {**answer, "infra": infra, "infra_live": infra, "files": files, "files_count": count, "count": 1}
+
+    def _bye(self, args: dict[str, Any]) -> dict[str, Any]:
+        if args.get("trace") is not None and self._server._holder is self:
+            self._server.traces.insert(0, args["trace"])
+        return {}
+
+    def _traces(self, args: dict[str, Any]) -> dict[str, Any]:
+        return {"traces": self._server.traces}
 
     def _prepare(self, args: dict[str, Any]) -> dict[str, Any]:
         server = self._server

@@ -29,9 +29,11 @@ ALLOWED = {
     "templates": ANYWHERE,
     "transport": ANYWHERE,
     "rollout": ANYWHERE | {"transport", "plan"},
-    "operations": ANYWHERE | {"rollout", "transport", "config", "source", "plan", "image", "templates"},
-    "output": ANYWHERE | {"operations", "rollout", "plan", "config"},
-    "cli": ANYWHERE | {"operations", "output", "config", "rollout", "plan"},
+    # Spans are made of a rollout's events, and of nothing that makes them.
+    "trace": ANYWHERE | {"rollout"},
+    "operations": ANYWHERE | {"rollout", "transport", "config", "source", "plan", "image", "templates", "trace"},
+    "output": ANYWHERE | {"operations", "rollout", "plan", "config", "trace"},
+    "cli": ANYWHERE | {"operations", "output", "config", "rollout", "plan", "trace"},
     "hub": ANYWHERE | {"operations", "output", "config", "rollout", "plan"},
 }
 # Both sides keep repositories of their own, by the same rules: they are written once.

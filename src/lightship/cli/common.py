@@ -16,8 +16,8 @@ from lightship.errors import LightshipError
 
 if TYPE_CHECKING:
     from lightship.operations.context import Context
-    from lightship.output.human import Progress
     from lightship.output.words import Line
+    from lightship.rollout.events import Emit
     from lightship.rollout.result import RolloutResult
 
 __all__ = [
@@ -27,13 +27,16 @@ __all__ = [
     "JsonOption",
     "ServerOption",
     "ServiceArgument",
+    "ServiceOption",
     "StageOption",
     "VerboseOption",
     "answer",
     "answer_rollout",
     "context_for",
     "fail",
+    "later",
     "run_async",
+    "run_later",
     "start",
 ]
 
@@ -45,6 +48,10 @@ ServiceArgument = Annotated[
     typer.Argument(
         help="The service, as lightship.yml names it. Not needed when there is only one.", show_default=False
     ),
+]
+ServiceOption = Annotated[
+    str | None,
+    typer.Option("--service", "-s", help="The service. Not needed when there is only one.", metavar="SERVICE"),
 ]
 ConfigOption = Annotated[
     Path | None,
@@ -72,6 +79,7 @@ ServerOption = Annotated[
 ]
 
 _started = [0.0]
+_later: list[Callable[[], None]] = []
 
 
 class InterruptError(LightshipError):
@@ -88,10 +96,22 @@ def start(moment: float | None = None) -> float:
     return _started[0]
 
 
+def later(work: Callable[[], None]) -> None:
+    """Do this when all is said: nobody is to wait for it."""
+    _later.append(work)
+
+
+def run_later() -> None:
+    """Do what was put off until now."""
+    while _later:
+        sys.stdout.flush()
+        _later.pop(0)()
+
+
 def context_for(
     service: str | None,
     config: Path | None,
-    progress: Progress,
+    progress: Emit,
     *,
     stage: str | None = None,
     only: Sequence[str] | None = None,
@@ -160,11 +180,13 @@ def answer_rollout(command: str, result: RolloutResult, *, json: bool, verbose: 
         sys.stdout.write(dumps(document) + "\n")
     else:
         from lightship.output.human import show  # noqa: PLC0415
-        from lightship.output.words import error_lines, rollout_lines  # noqa: PLC0415
+        from lightship.output.words import error_lines, rollout_lines, timing_lines  # noqa: PLC0415
 
         if result.error is not None:
             show(error_lines(result.error, verbose=verbose), sys.stderr)
         show(rollout_lines(result))
+        if result.timing is not None and result.outcome == "done":
+            show(timing_lines(result.timing))
     if result.exit_status:
         raise typer.Exit(result.exit_status)
 

@@ -15,7 +15,6 @@ from lightship.cli.common import (
     StageOption,
     VerboseOption,
     answer,
-    answer_rollout,
     context_for,
     run_async,
     start,
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from lightship.operations.deploy import Wanted
     from lightship.operations.rolling import Rolling
     from lightship.rollout import OnFailure
-    from lightship.rollout.events import Emit, Event
 
 __all__ = ["app"]
 
@@ -139,20 +137,6 @@ SkipOption = Annotated[
 ]
 
 
-class _Watch:
-    """Passes events on, and remembers whether what serves was about to be changed."""
-
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
-        self.live = False
-
-    def __call__(self, event: Event) -> None:
-        from lightship.rollout.events import PhaseStarted  # noqa: PLC0415
-
-        self.live = self.live or (isinstance(event, PhaseStarted) and event.phase == "activate")
-        self._emit(event)
-
-
 @app.command()
 def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
     service: ServiceArgument = None,
@@ -184,16 +168,11 @@ def deploy(  # noqa: PLR0913, PLR0917 - typer makes each an option
     if dry_run:
         _show_plan("deploy", (service, stage), wanted, config, json)
         return
+    from lightship.cli.rolling import Where, roll_out  # noqa: PLC0415
     from lightship.operations.deploy import deploy as operation  # noqa: PLC0415
-    from lightship.output.human import SilentProgress, make_progress  # noqa: PLC0415
 
-    context = context_for(service, config, SilentProgress(), stage=stage)
-    count = len(context.servers)
-    with make_progress(context.service.name, json=json, verbose=verbose, servers=count) as progress:
-        watch = _Watch(progress)
-        shown = replace(context, emit=watch)
-        result = run_async(lambda: operation(shown, wanted, start()), live=lambda: watch.live)
-    answer_rollout("deploy", result, json=json, verbose=verbose)
+    where = Where(service, stage, config)
+    roll_out("deploy", where, lambda context: operation(context, wanted, start()), json=json, verbose=verbose)
 
 
 @app.command()
@@ -242,23 +221,24 @@ def rollback(  # noqa: PLR0913, PLR0917 - typer makes each an option
     Needs no git server and no image registry.
     """
     from lightship.operations import rollback as operations  # noqa: PLC0415
-    from lightship.output.human import SilentProgress, make_progress  # noqa: PLC0415
 
-    context = context_for(service, config, SilentProgress(), stage=stage)
     rolling = _rolling(canary, canary_soak, batch, max_failures, on_failure, skip_unreachable)
     if dry_run:
+        from lightship.output.human import SilentProgress  # noqa: PLC0415
+
+        context = context_for(service, config, SilentProgress(), stage=stage)
         found = run_async(lambda: operations.rollback_plan(context, to, rolling))
         _answer_plan("rollback", found, json)
         return
-    count = len(context.servers)
-    with make_progress(context.service.name, json=json, verbose=verbose, servers=count) as progress:
-        watch = _Watch(progress)
-        shown = replace(context, emit=watch)
-        result = run_async(
-            lambda: operations.rollback(shown, to, start(), wait=wait, take_over=take_over, rolling=rolling),
-            live=lambda: watch.live,
-        )
-    answer_rollout("rollback", result, json=json, verbose=verbose)
+    from lightship.cli.rolling import Where, roll_out  # noqa: PLC0415
+
+    roll_out(
+        "rollback",
+        Where(service, stage, config),
+        lambda context: operations.rollback(context, to, start(), wait=wait, take_over=take_over, rolling=rolling),
+        json=json,
+        verbose=verbose,
+    )
 
 
 def _wanted(ref: str | None, commit: str | None, kind: KindChoice | None, retry: bool, wait: float) -> Wanted:

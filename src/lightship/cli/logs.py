@@ -15,6 +15,7 @@ from lightship.cli.common import (
     JsonOption,
     ServerOption,
     ServiceArgument,
+    ServiceOption,
     StageOption,
     VerboseOption,
     answer,
@@ -36,10 +37,6 @@ FollowOption = Annotated[
 ]
 CommandArgument = Annotated[
     list[str], typer.Argument(help="The command and its arguments, after --.", show_default=False, metavar="COMMAND...")
-]
-ServiceOption = Annotated[
-    str | None,
-    typer.Option("--service", "-s", help="The service. Not needed when there is only one.", metavar="SERVICE"),
 ]
 
 

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, _Lazy] = {
     "rollback": _Lazy("lightship.cli.deploy", "Go back to a release that the servers still have."),
     "status": _Lazy("lightship.cli.status", "Show what is expected, on disk, and loaded by each worker."),
     "releases": _Lazy("lightship.cli.status", "List the releases that the servers have."),
+    "trace": _Lazy("lightship.cli.trace", "Show where the time of a deploy went, and what it waited for."),
     "logs": _Lazy("lightship.cli.logs", "Show what the service wrote."),
     "exec": _Lazy("lightship.cli.logs", "Run a command in the service's container, in the current release."),
     "maintenance": _Lazy("lightship.cli.proxy", "Turn visitors away with a page for a while, or let them in again."),
@@ -145,6 +146,13 @@ def run(started: float) -> None:
 
 def main_status(arguments: Sequence[str]) -> int:
     """Run a command; its exit status. Every error ends here: a message and a hint."""
+    try:
+        return _status(arguments)
+    finally:
+        common.run_later()
+
+
+def _status(arguments: Sequence[str]) -> int:
     words = list(arguments)
     own = words[: words.index("--")] if "--" in words else words
     json, verbose = "--json" in own, bool({"--verbose", "-v"} & set(own))

@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from lightship.config.secrets import Hidden, redact
 from lightship.errors import LightshipError, UsageError
 from lightship.model import Server
 from lightship.operations.roles import part_services
-from lightship.rollout.events import Emit, Event, LogLine, Note, StepDone, StepFailed
+from lightship.rollout.events import Emit, Event, LogLine, Note, StepDone, StepFailed, Took
 from lightship.rollout.session import Hello
 from lightship.transport.base import Transport
 from lightship_agent.records import dataclass, field, replace
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from lightship.config.schema import Service
     from lightship.transport.base import Channel
 
-__all__ = ["Connect", "Connector", "Context", "Redactor", "connect_local", "load_context"]
+__all__ = ["Connect", "Connector", "Context", "Parting", "Redactor", "connect_local", "load_context"]
 
 #: Gives the transport to a server by its name in the configuration.
 Connect = Callable[[str], Transport]
+#: Says what a server is to keep of a command, by the server's name.
+Parting = Callable[[str], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Context:
     servers: tuple[Server, ...]
     parts: Mapping[str, Service] = field(default_factory=dict)
     """The service as each server runs it: with the roles that it plays."""
+    parting: Callable[[], Parting] = lambda: lambda server: None  # noqa: ARG005
+    """At the end of a command's conversations: what each server is to keep of it, if anything."""
 
     def service_on(self, server: str) -> Service:
         """The service as a server runs it."""
@@ -50,6 +55,11 @@ class Context:
     def names(self) -> tuple[str, ...]:
         """The names of its servers, in their order."""
         return tuple(one.name for one in self.servers)
+
+    @property
+    def who(self) -> str:
+        """Whoever runs this command, and where."""
+        return _who()
 
     def server(self, name: str) -> Server:
         """The server of that name."""
@@ -61,7 +71,7 @@ class Context:
             service=self.service.name,
             root=self.service.root,
             container=self.service.name,
-            who=_who(),
+            who=self.who,
             why=why,
             lock=lock,
             wait=wait,
@@ -90,7 +100,7 @@ def load_context(
     parts = part_services(found, servers)
     if only:
         servers = _chosen(servers, only)
-    return Context(loaded, found, emit, connect or Connector(servers), servers, parts)
+    return Context(loaded, found, emit, connect or Connector(servers, emit), servers, parts)
 
 
 def _servers(service: Service, directory: Path) -> tuple[Server, ...]:
@@ -120,14 +130,15 @@ def _chosen(servers: Sequence[Server], only: Sequence[str]) -> tuple[Server, ...
 class Connector:
     """Gives the transport to a server by its name. Connections of one command share what can be shared."""
 
-    def __init__(self, servers: Sequence[Server]) -> None:
+    def __init__(self, servers: Sequence[Server], emit: Emit = lambda event: None) -> None:  # noqa: ARG005
         self._servers = {one.name: one for one in servers}
+        self._emit = emit
         self._loading: asyncio.Task[Callable[[Server], Transport]] | None = None
 
     def __call__(self, name: str) -> Transport:
         """The transport to a server."""
         server = self._servers[name]
-        return connect_local(server) if server.local else _BySsh(server, self._by_ssh)
+        return connect_local(server) if server.local else _BySsh(server, self._by_ssh, self._emit)
 
     async def _by_ssh(self, server: Server) -> Transport:
         if self._loading is None:
@@ -150,6 +161,7 @@ class _BySsh:
 
     description: Server
     load: Callable[[Server], Awaitable[Transport]]
+    emit: Emit
 
     @property
     def server(self) -> str:
@@ -158,7 +170,10 @@ class _BySsh:
 
     async def open(self) -> Channel:
         """Connect and start the agent."""
-        return await (await self.load(self.description)).open()
+        began = time.perf_counter()
+        transport = await self.load(self.description)
+        self.emit(Took(self.server, "ssh", time.perf_counter() - began))
+        return await transport.open()
 
 
 def connect_local(server: Server) -> Transport:

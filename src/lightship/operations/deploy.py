@@ -28,7 +28,7 @@ from lightship.plan import make_plan, migrate_once
 from lightship.plan.planner import Override
 from lightship.result import PlanResult
 from lightship.rollout import Images, Order, RolloutResult, Session, as_refusal, is_unreachable
-from lightship.rollout.events import PlanMade, StepDone, StepStarted
+from lightship.rollout.events import PlanMade, StepDone, StepStarted, Took
 from lightship.source.remote import Resolved, check_ref, is_commit, resolve
 from lightship_agent.records import dataclass, field, replace
 
@@ -164,7 +164,10 @@ async def _known_ref(context: Context, wanted: Wanted) -> Resolved | None:
     """The commit, as far as it can be known without a server; ``None`` for a commit given in short."""
     if wanted.commit is not None:
         return Resolved(context.service.branch, wanted.commit, "commit") if is_commit(wanted.commit) else None
-    return await resolve(context.service.repository, wanted.ref or context.service.branch)
+    began = time.perf_counter()
+    found = await resolve(context.service.repository, wanted.ref or context.service.branch)
+    context.emit(Took("", "git host", time.perf_counter() - began))
+    return found
 
 
 async def known_commit(context: Context, wanted: Wanted, opened: Sequence[Session]) -> Resolved:
@@ -241,7 +244,9 @@ async def _plan_all(
     async def one(session: Session) -> _Planned | None:
         try:
             await code.bring(session, resolved)
+            began = time.perf_counter()
             answer = await session.call("inspect", args)
+            context.emit(Took(session.server, "inspect", time.perf_counter() - began))
         except LightshipError as error:
             if not (wanted.rolling.skip_unreachable and is_unreachable(error)):
                 raise named([(session, error)], len(context.servers)) from None

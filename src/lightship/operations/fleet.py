@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lightship.errors import LightshipError, UsageError
 from lightship.model import short
 from lightship.rollout import Session, is_unreachable
-from lightship.rollout.events import Emit, Note
+from lightship.rollout.events import Emit, Note, Took
 from lightship_agent.records import dataclass, field
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ async def opened_sessions(
     except BaseException:
         await asyncio.gather(*(session.close() for session in there), return_exceptions=True)
         raise
-    await asyncio.gather(*(session.bye() for session in there), return_exceptions=True)
+    began, keep = time.perf_counter(), context.parting()
+    await asyncio.gather(*(session.bye(keep(session.server)) for session in there), return_exceptions=True)
+    context.emit(Took("", "bye", time.perf_counter() - began))
 
 
 @asynccontextmanager

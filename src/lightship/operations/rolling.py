@@ -12,6 +12,7 @@ from lightship.model import Kind, Plan, ServerResult
 from lightship.operations.requests import planned_shape, prepare_args
 from lightship.plan import make_rollback_plan
 from lightship.rollout import Amount, Images, OnFailure, Order, Rollout, RolloutResult, Session, Strategy, overall
+from lightship.rollout.events import Ended
 from lightship.rollout.result import fleet_error
 from lightship_agent.records import asdict, dataclass, replace
 
@@ -128,6 +129,17 @@ async def finish(
     outcome = overall([one.outcome for one in servers], [one.running for one in servers if one.outcome != "skipped"])
     plans = [order.plan for order in orders]
     shown = max(plans, key=lambda one: KINDS.index(one.kind))
+    context.emit(
+        Ended(
+            "",
+            kind=shown.kind,
+            ref=resolved.ref,
+            commit=resolved.commit,
+            previous=shown.change.live,
+            outcome=outcome,
+            outcomes={one.server: one.outcome for one in servers},
+        )
+    )
     return RolloutResult(
         service=context.service.name,
         ref=resolved.ref,

@@ -12,7 +12,7 @@ from typing import Literal
 from lightship.errors import LightshipError
 from lightship.model import Kind, Plan, ProxyFacts, ServerResult, StepTiming, short
 from lightship.output.text import last_line, printable, printable_lines
-from lightship.result import BuildResult, PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult
+from lightship.result import BuildResult, PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult, Timing
 from lightship.rollout.result import RolloutResult
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "rollout_lines",
     "status_lines",
     "step_words",
+    "timing_lines",
 ]
 
 Style = Literal["", "bold", "dim", "good", "bad", "warn", "name"]
@@ -38,6 +39,10 @@ _COMMITS_SHOWN = 20
 _TRACEBACK_LINES = 60
 _DIGITS = 12
 _SERVERS_SHOWN = 40
+#: Of where the time of a quicker deploy went nothing is said.
+_WORTH_A_LINE = 0.5
+_WAITS_SHOWN = 4
+_LEAST_SHARE, _TINY = 0.03, 0.005
 _KINDS: Mapping[Kind, str] = {
     "nothing": "nothing to do",
     "code": "code deploy",
@@ -200,6 +205,21 @@ def rollout_lines(result: RolloutResult) -> list[Line]:
     else:
         lines.append([name, (": ", ""), (_ended(result), "bold")])
     return lines
+
+
+def timing_lines(timing: Timing) -> list[Line]:
+    """Where the time of a deploy went and what would shorten it, in one line; none when it was quick anyway."""
+    if timing.seconds < _WORTH_A_LINE:
+        return []
+    from lightship.trace.waits import WAITS  # noqa: PLC0415
+
+    least = _LEAST_SHARE * timing.seconds
+    told = [one for one in timing.waits if one.seconds >= least and one.what != "other"][:_WAITS_SHOWN]
+    rest = timing.seconds - sum(one.seconds for one in told)
+    words = [f"{WAITS.get(one.what, one.what)} {one.seconds:.2f}" for one in told]
+    words += [f"other {rest:.2f}"] if rest >= _TINY else []
+    hint = f"; to shorten it: {', '.join(timing.shorter)}" if timing.shorter else ""
+    return [[(f"{timing.seconds:.2f} s in all: {', '.join(words)}{hint}", "dim")]]
 
 
 def _ended(result: RolloutResult) -> str:

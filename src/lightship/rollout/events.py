@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from lightship.model import Plan
+from lightship.model import Kind, Outcome, Plan
 from lightship_agent.records import dataclass, field
 
 __all__ = [
     "BatchStarted",
     "Emit",
+    "Ended",
     "Event",
     "LogLine",
     "Note",
@@ -21,6 +22,7 @@ __all__ = [
     "StepDone",
     "StepFailed",
     "StepStarted",
+    "Took",
 ]
 
 Phase = Literal["prepare", "activate", "verify", "commit", "revert"]
@@ -104,6 +106,26 @@ class LogLine(Event):
 
     stream: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Took(Event):
+    """Something that only a timeline tells of is over, and took this long."""
+
+    what: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Event):
+    """The rollout is over: what it was, and what became of it on all servers and on each."""
+
+    kind: Kind
+    ref: str
+    commit: str
+    previous: str | None
+    outcome: Outcome
+    outcomes: Mapping[str, Outcome]
 
 
 Emit = Callable[[Event], None]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from lightship.errors import DegradedError, LightshipError
 from lightship.model import Kind, Outcome, Plan, ServerResult, Step, short
+from lightship.result import Timing
 from lightship_agent.records import dataclass
 
 __all__ = ["INTERRUPTED", "RolloutResult", "fleet_error", "overall"]
@@ -100,6 +101,8 @@ class RolloutResult:
     error: LightshipError | None = None
     interrupted: bool = False
     seconds: float = 0.0
+    timing: Timing | None = None
+    """Where the time went, as far as somebody took note of it."""
 
     @property
     def exit_status(self) -> int:

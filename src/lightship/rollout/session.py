@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from lightship.errors import TransportError
 from lightship.model import Facts, RoleProcess, StepTiming, Worker
-from lightship.rollout.events import Emit, LogLine, Note, StepDone, StepFailed, StepStarted
+from lightship.rollout.events import Emit, LogLine, Note, StepDone, StepFailed, StepStarted, Took
 from lightship.transport.base import Transport
 from lightship.transport.conversation import PROTOCOL, Conversation
 
@@ -93,14 +93,21 @@ class Session:
         self._emit = emit
         self._conversation: Conversation | None = None
         self._waits = False
+        self._locked_out: float | None = None
 
     async def open(self, **changes: Any) -> Self:
         """Start the agent and say hello; afterwards ``facts`` is what was found."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
         self._conversation = await Conversation.open(self._transport)
         try:
+            self._emit(Took(self.server, "connection", clock() - began))
             words = self._hello.words(**changes)
-            self._waits = bool(words["wait"])
+            self._waits, self._locked_out, began = bool(words["wait"]), None, clock()
             answer = await self.call("hello", words, timeout=60.0 + float(words["wait"]))
+            if self._locked_out is not None:
+                self._emit(Took(self.server, "lock", clock() - self._locked_out))
+            self._emit(Took(self.server, "hello", clock() - began))
             self.facts = Facts.from_json(answer.get("facts"))
             recovered = answer.get("recovered")
             self.recovered = recovered if isinstance(recovered, dict) else None
@@ -170,10 +177,10 @@ class Session:
         self.timings.append(StepTiming(name, seconds, detail.get("bytes")))
         self._emit(StepDone(self.server, name, seconds, detail))
 
-    async def bye(self) -> None:
-        """End a conversation in which all is said."""
+    async def bye(self, trace: Mapping[str, Any] | None = None) -> None:
+        """End a conversation in which all is said; ``trace`` is what the server is to keep of it."""
         if self._conversation is not None:
-            await self._conversation.bye()
+            await self._conversation.bye(None if trace is None else {"trace": trace})
 
     async def close(self, patience: float = 30.0) -> None:
         """End the conversation as it stands: before the flip the agent undoes, after it the agent finishes."""
@@ -207,7 +214,9 @@ class Session:
         if state == "start":
             if step != "lock":
                 self._emit(StepStarted(self.server, step))
-            elif self._waits or detail.get("left_alone"):
+                return
+            self._locked_out = asyncio.get_running_loop().time()
+            if self._waits or detail.get("left_alone"):
                 self._emit(_waiting(self.server, detail))
         elif state == "done":
             self.timings.append(StepTiming(step, seconds))

@@ -129,11 +129,11 @@ class Conversation:
         self._break(TransportError(f"the conversation with {self.server} was ended"))
         return status
 
-    async def bye(self) -> None:
+    async def bye(self, args: Mapping[str, Any] | None = None) -> None:
         """End a conversation in which all is said; the agent has nothing to undo."""
         if not self.broken:
             with contextlib.suppress(LightshipError):
-                await self.call("bye", timeout=10)
+                await self.call("bye", args, timeout=10)
         await self.close(5)
 
     async def _read(self) -> None:

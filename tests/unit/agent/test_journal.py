@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lightship_agent.journal import HISTORY_LIMIT, Journal
+from lightship_agent.journal import HISTORY_LIMIT, LARGEST_TRACE, TRACES_LIMIT, Journal
 from lightship_agent.paths import ServicePaths
 
 pytestmark = pytest.mark.unit
@@ -128,3 +128,43 @@ def test_a_kill_at_any_point_leaves_what_was_begun(
     journal.end("aborted")
     assert journal.pending() is None
     assert len(journal.history()) == int(pending)
+
+
+# --- where the time of rollouts went ----------------------------------------------------------------------------------
+
+
+def kept(number: int) -> dict[str, object]:
+    return {"id": f"{number:032x}", "root": {"name": "deploy"}}
+
+
+def test_traces_are_bounded_private_and_newest_first(paths: ServicePaths) -> None:
+    journal = Journal(paths)
+    assert journal.traces() == []
+    for number in range(TRACES_LIMIT + 5):
+        # The lock's number has holes: not everything that takes the lock is a rollout.
+        journal.keep_trace(f"{number:032x}", 3 * number + 1, kept(number))
+    assert journal.traces() == [kept(number) for number in range(TRACES_LIMIT + 4, 4, -1)]
+    assert len(list(paths.traces.iterdir())) == TRACES_LIMIT
+    assert {path.stat().st_mode & 0o777 for path in paths.traces.iterdir()} == {0o600}
+    assert paths.traces.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_trace_that_is_too_large_or_torn_is_passed_over(paths: ServicePaths) -> None:
+    journal = Journal(paths)
+    journal.keep_trace("1" * 32, 1, kept(1))
+    journal.keep_trace("2" * 32, 2, {**kept(2), "more": "x" * LARGEST_TRACE})
+    (paths.traces / f"{3:012d}-{'3' * 32}.json").write_bytes(b'{"id": "3')
+    (paths.traces / "notes.txt").write_text("not ours")
+    assert journal.traces() == [kept(1)]
+
+
+def test_a_kill_while_one_is_written_leaves_the_others(paths: ServicePaths) -> None:
+    Journal(paths).keep_trace("1" * 32, 1, kept(1))
+    program = (
+        "import sys; from lightship_agent.journal import Journal; from lightship_agent.paths import ServicePaths\n"
+        "Journal(ServicePaths.at(sys.argv[1], 'shop')).keep_trace('2' * 32, 2, {'id': '2' * 32})"
+    )
+    env = {**os.environ, "LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": "trace.keep=kill"}
+    done = subprocess.run([sys.executable, "-c", program, str(paths.root)], env=env, check=False)
+    assert done.returncode == -9
+    assert Journal(paths).traces() == [kept(1)]
