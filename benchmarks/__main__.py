@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from benchmarks import pictures
 from benchmarks.common import RESULTS, ROOT, BenchmarkError, Options, Report, load_reports, say, summary
-from benchmarks.page import PAGE, page
+from benchmarks.page import PAGE, README, page, readme
 from benchmarks.plot import PICTURE, picture
 
 # Cheap ones first: a fault of the set-up shows at once.
@@ -30,7 +31,10 @@ BENCHMARKS = (
     "many_agents",
     "comparison",
     "limits",
+    "scale",
 )
+#: What is measured unless more is asked for: what a user would pick instead, in ten minutes.
+USUAL = ("startup", "comparison")
 LAST_RUN = ROOT / ".lightship" / "benchmarks"
 INTERRUPTED = 130
 
@@ -81,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, ended)
         options = Options(quick=wanted.quick, full=os.environ.get("BENCH") == "full")
-        names = [name for name in BENCHMARKS if not wanted.only or name in wanted.only]
+        chosen = wanted.only or (BENCHMARKS if options.full or wanted.record else USUAL)
+        names = [name for name in BENCHMARKS if name in chosen]
         warn_if_busy()
         try:
             reports = measure(names, options, RESULTS if wanted.record else LAST_RUN)
@@ -97,10 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = load_reports(RESULTS, BENCHMARKS)
     PAGE.write_text(page(kept), encoding="utf-8")
     say(f"wrote {PAGE.relative_to(ROOT)}")
+    README.write_text(readme(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
     for report in kept:
         if report.name == "fleet_simulated":
             PICTURE.write_text(picture(report), encoding="utf-8")
             say(f"wrote {PICTURE.relative_to(ROOT)}")
+        if report.name == "comparison":
+            for path in pictures.write(report):
+                say(f"wrote {path.relative_to(ROOT)}")
     return 0 if all(report.kept for report in kept) else 1
 
 

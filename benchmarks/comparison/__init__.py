@@ -36,7 +36,7 @@ STALL = 0.1
 RATIO, OWN_TIME, P99 = 0.5, 0.9, 1.5
 REFUSED = 3
 #: Seconds before a deploy, after it until the quiet stretch, and of that.
-SETTLE, AFTER, QUIET, MARGIN = 1.0, 1.0, 2.0, 0.3
+SETTLE, AFTER, QUIET, MARGIN = 0.7, 0.7, 1.6, 0.2
 #: All is new when it has been for so many seconds.
 STEADY = 0.5
 PATIENCE = 60

@@ -1,0 +1,108 @@
+"""Pictures of the comparison: a deploy's requests over time, and all ways side by side. SVG, from kept results."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import ROOT, Figures, Report, median, of_way
+
+__all__ = ["BARS", "TIMELINE", "bars", "timeline"]
+
+IMAGES = ROOT / "docs" / "images"
+TIMELINE, BARS = IMAGES / "timeline.svg", IMAGES / "comparison.svg"
+_OLD, _NEW, _FAILED = "#8c959f", "#1f6feb", "#cf222e"
+_SHOWN = ("lightship", "by hand, warm SSH", "by hand, chain reload", "image: build, push, pull, run")
+_STALL_MS = 100
+
+
+def _figure(rows: int, columns: int, width: float, height: float, **more: Any) -> tuple[Any, Any]:
+    """A figure whose SVG is the same each time, with its text as text."""
+    import matplotlib  # noqa: PLC0415 - only whoever draws waits for it
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "lightship", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+    )
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    figure.tight_layout()
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def timeline(report: Report) -> str:
+    """Every request around one deploy by each way: when it was sent, how long it took, and which version answered."""
+    samples = {str(one["way"]): one for one in report.samples if one.get("timeline")}
+    shown = [samples[way] for way in _SHOWN if way in samples]
+    figure, axes = _figure(len(shown), 1, 8, 1.75 * len(shown), sharex=True)
+    for (axis,), sample in zip(axes, shown, strict=True):
+        _requests(axis, sample)
+    axes[-1][0].set_xlabel("seconds since the command was started")
+    return _svg(figure)
+
+
+def _requests(axis: Any, sample: Figures) -> None:
+    for kind, colour, label in ((0, _OLD, "old version"), (1, _NEW, "new version"), (-1, _FAILED, "failed")):
+        points = [(at, wait * 1000) for at, wait, which in sample["timeline"] if which == kind]
+        if points:
+            axis.scatter(*zip(*points, strict=True), s=6, color=colour, label=label, linewidths=0)
+    axis.set_yscale("log")
+    axis.set_ylim(1, 20_000)
+    axis.set_ylabel("ms")
+    axis.set_title(str(sample["way"]), loc="left", fontsize=10)
+    for name, style in (("all_new", "-"), ("command", ":")):
+        axis.axvline(float(sample[name]), color="#24292f", linewidth=0.8, linestyle=style)
+    axis.axvline(0, color="#24292f", linewidth=0.8)
+    words, at = f"all new {sample['all_new']:.2f} s", (float(sample["all_new"]), 8000)
+    axis.annotate(words, at, textcoords="offset points", xytext=(3, 0))
+    axis.axhline(_STALL_MS, color="#d0d7de", linewidth=0.8, zorder=0)
+    axis.legend(loc="upper right", fontsize=8, frameon=False, ncols=3)
+
+
+def bars(report: Report) -> str:
+    """All ways side by side: until all is new, the command, and the worst that a visitor saw."""
+    deploys = [one for one in report.samples if one["kind"] == "deploy"]
+    ways = list(dict.fromkeys(str(one["way"]) for one in deploys))[::-1]
+    figure, axes = _figure(1, 3, 10, 0.42 * len(ways) + 1, sharey=True)
+    for axis, (name, words) in zip(
+        axes[0],
+        (
+            ("all_new", "until every response is new, s"),
+            ("command", "the command, s"),
+            ("worst", "the worst request meanwhile, s"),
+        ),
+        strict=True,
+    ):
+        values = [median(of_way(deploys, way, name)) for way in ways]
+        colours = [_NEW if way == "lightship" else _OLD for way in ways]
+        drawn = axis.barh(ways, values, color=colours)
+        axis.bar_label(drawn, [_label(deploys, way, name, value) for way, value in zip(ways, values, strict=True)],
+                       padding=2, fontsize=8)  # fmt: skip
+        axis.set_title(words, fontsize=9, loc="left")
+        axis.set_xlim(0, max(values) * 1.35)
+        axis.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def _label(deploys: Sequence[Figures], way: str, name: str, value: float) -> str:
+    failed = int(sum(of_way(deploys, way, "failed")) / max(1, len(of_way(deploys, way, "failed"))))
+    return f"{value:.2f}" + (f", {failed} failed" if name == "worst" and failed else "")
+
+
+def write(report: Report) -> list[Path]:
+    """Draw both, from the results of the comparison."""
+    for path, text in ((TIMELINE, timeline(report)), (BARS, bars(report))):
+        path.write_text(text, encoding="utf-8")
+    return [TIMELINE, BARS]
