@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from benchmarks.code_deploy import IMPORT, RATE, SLOW_IMPORT
 from benchmarks.common import BenchmarkError, Figures, Options, Promise, Report, machine_facts, median, say, scratch
-from benchmarks.comparison.cost import Command
+from benchmarks.cost import Command
 from benchmarks.ssh_deploy import this_machine_by_ssh
 from support.engine import Engine, ensure
 from support.load import Load

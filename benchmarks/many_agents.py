@@ -18,8 +18,8 @@ import contextlib
 import json
 import os
 import secrets
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -51,7 +51,8 @@ WARM_UP = 2
 FILES = 300
 OURS, PLAIN, ANSIBLE = "lightship", "AsyncSSH", "Ansible"
 WORKER = 7
-TIMEOUT = 300
+LOOK = 0.1
+MEMORY, AGENT_MEMORY = 150, 40
 SOCKET = "/var/run/docker.sock"
 
 AGENT_MAIN = b"""import gc
@@ -97,6 +98,7 @@ class Setting:
     config: str
     agent: str
     folder: str
+    pid: int
 
 
 # --- the ways, each in a process of its own -----------------------------------------
@@ -156,8 +158,8 @@ def ansible_command(setting: Setting) -> tuple[list[str], dict[str, str]]:
     }
 
 
-def timed(way: str, setting: Setting, commit: str) -> float:
-    """The seconds that one way takes, from a cold process to its end."""
+def timed(way: str, setting: Setting, commit: str) -> Figures:
+    """What one way takes, from a cold process to its end: seconds, processor time for each server, memory."""
     environment = dict(os.environ)
     folder = ROOT
     if way == ANSIBLE:
@@ -170,14 +172,48 @@ def timed(way: str, setting: Setting, commit: str) -> float:
         from lightship.transport.ssh_config import CONFIG_VARIABLE  # noqa: PLC0415
 
         environment[CONFIG_VARIABLE] = setting.config
-    began = time.monotonic()
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
-    seconds = time.monotonic() - began
-    if done.returncode:
-        raise BenchmarkError(f"{way} ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-2000:]}")
-    return seconds
+    from benchmarks.cost import Command, cpu_of  # noqa: PLC0415 - this module is also run by what is measured
+
+    before = cpu_of(setting.pid)
+    job = Command(command, folder, environment, Path(setting.folder) / "log")
+    with AgentsMemory(setting.pid) as agents:
+        began = time.monotonic()
+        ended = job.run()
+        seconds = time.monotonic() - began
+    if ended.status:
+        raise BenchmarkError(f"{way} ended with {ended.status}: {ended.output[-2000:]}")
+    return {
+        "seconds": round(seconds, 4),
+        "cpu": round((ended.cpu + cpu_of(setting.pid) - before) / SERVERS, 4),
+        "memory": ended.memory,
+        "agent_memory": agents.most,
+    }
+
+
+class AgentsMemory:
+    """The most memory that one of the agents behind the sshd has had while the block runs, in bytes."""
+
+    def __init__(self, pid: int) -> None:
+        self._space = Path(f"/proc/{pid}/ns/pid").readlink()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.most = 0
+
+    def __enter__(self) -> AgentsMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(LOOK):
+            for entry in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError, ValueError):
+                    if (entry / "comm").read_text() == "python3\n" and (entry / "ns/pid").readlink() == self._space:
+                        line = (entry / "status").read_text().partition("VmHWM:")[2].split()
+                        self.most = max(self.most, int(line[0]) * 1024 if line else 0)
 
 
 # --- the machine ----------------------------------------------------------------
@@ -194,6 +230,7 @@ class Ground:
 @contextlib.contextmanager
 def machine() -> Iterator[tuple[Setting, Ground]]:
     """The sshd with all the directories; it is gone afterwards."""
+    from benchmarks.cost import container_pid  # noqa: PLC0415
     from support.engine import Engine, ensure  # noqa: PLC0415
     from support.repo import Repository  # noqa: PLC0415
     from support.servers import server_image  # noqa: PLC0415
@@ -210,12 +247,13 @@ def machine() -> Iterator[tuple[Setting, Ground]]:
             engine.run(*volumes, server_image(), name=name)
             address = engine.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name)
             ground = Ground(repository, lambda script: engine.docker("exec", name, "sh", "-ec", script, timeout=120))
-            yield prepare(folder, address, key, ground), ground
+            pid = container_pid(engine, name)
+            yield prepare(folder, address, key, ground, pid), ground
         finally:
             engine.clean()
 
 
-def prepare(folder: Path, address: str, key: Path, ground: Ground) -> Setting:
+def prepare(folder: Path, address: str, key: Path, ground: Ground, pid: int) -> Setting:
     """Let this user in, clone for the ways that work in clones, and write what each needs."""
     import lightship_agent  # noqa: PLC0415
     from lightship.transport.zipapp import agent_bytes  # noqa: PLC0415
@@ -240,7 +278,7 @@ def prepare(folder: Path, address: str, key: Path, ground: Ground) -> Setting:
     (folder / "agent.pyz").write_bytes(agent_bytes([("__main__.py", AGENT_MAIN), *files]))
     (folder / "playbook.yml").write_text(PLAYBOOK)
     (folder / "hosts.ini").write_text("".join(f"{name} ansible_host={address}\n" for name in names()))
-    return Setting(address, str(config), str(folder / "agent.pyz"), str(folder))
+    return Setting(address, str(config), str(folder / "agent.pyz"), str(folder), pid)
 
 
 def everywhere(ground: Ground, version: str) -> None:
@@ -261,10 +299,10 @@ def run(options: Options) -> Report:
             version = f"# version {number}"
             commit = ground.repository.commit(version, {"service/version.py": f"{version}\n"})
             for way in (OURS, PLAIN, ANSIBLE):
-                seconds = timed(way, setting, commit)
-                say(f"  {version[2:]:12} {way:9} {seconds:.2f} s")
+                found = timed(way, setting, commit)
+                say(f"  {version[2:]:12} {way:9} {found['seconds']:.2f} s, CPU {found['cpu']:.3f} s a server")
                 if number >= 0:
-                    samples.append({"pair": number, "way": way, "seconds": round(seconds, 4)})
+                    samples.append({"pair": number, "way": way, **found})
             everywhere(ground, version)
     return report_of(samples, options.quick)
 
@@ -288,12 +326,33 @@ def report_of(samples: Sequence[Figures], quick: bool) -> Report:
                 "times",
                 len(ansible),
             ),
+            Promise(
+                f"memory of the controller of {SERVERS} servers",
+                _mebibytes(samples, "memory"),
+                MEMORY,
+                "MiB",
+                len(ours),
+            ),
+            Promise("memory of an agent, at most", _mebibytes(samples, "agent_memory"), AGENT_MEMORY, "MiB", len(ours)),
         ],
-        figures=[{"way": way, "seconds": median(of_way(samples, way, "seconds"))} for way in (OURS, PLAIN, ANSIBLE)],
+        figures=[
+            {
+                "way": way,
+                "seconds": median(of_way(samples, way, "seconds")),
+                "CPU a server": median(of_way(samples, way, "cpu")),
+                "MiB, controller": round(max(of_way(samples, way, "memory")) / 2**20, 1),
+            }
+            for way in (OURS, PLAIN, ANSIBLE)
+        ],
         samples=samples,
         machine=machine_facts(),
         quick=quick,
     )
+
+
+def _mebibytes(samples: Sequence[Figures], name: str) -> float:
+    """The most that any of our runs has taken."""
+    return round(max(of_way(samples, OURS, name)) / 2**20, 1)
 
 
 def main() -> None:

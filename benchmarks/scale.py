@@ -1,6 +1,6 @@
 """What a whole code deploy costs against the size of the repository, its history, the releases kept, and the change.
 
-Two services of the same application take turns, a small one and a large one, and each pair gives one ratio; the commands
+Two services of the same application take turns, a small and a large one, and each pair gives one ratio; the commands
 are cold and do not soak, so that nothing hides behind waiting. What grows by right (the change itself, the
 application's import) is told of and not promised.
 """

@@ -23,9 +23,9 @@ from benchmarks.common import (
     ratios,
     say,
 )
-from benchmarks.comparison.cost import Command, Meter, Peak, Traffic, container_pid
 from benchmarks.comparison.ground import Ground, ground
 from benchmarks.comparison.ways import ByHand, Lightship, Way, all_ways, broken_words
+from benchmarks.cost import Command, Meter, Peak, Traffic, container_pid
 from support.load import Load, LoadReport
 
 __all__ = ["report_of", "run"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.common import BenchmarkError, scratch
-from benchmarks.comparison.cost import container_pid
+from benchmarks.cost import container_pid
 from benchmarks.ssh_deploy import ADDRESS, this_machine_by_ssh
 from support.engine import Engine, ensure
 from support.packages import find, need

@@ -9,9 +9,20 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import code_deploy, fleet_simulated, many_agents, ssh_deploy, startup, tree
+from benchmarks import (
+    code_deploy,
+    comparison,
+    fleet_simulated,
+    limits,
+    many_agents,
+    pictures,
+    scale,
+    ssh_deploy,
+    startup,
+    tree,
+)
 from benchmarks.common import RESULTS, BenchmarkError, Options, Promise, Report, load_reports, median, ratios, summary
-from benchmarks.page import MARK, PAGE, TEXT, page
+from benchmarks.page import MARK, PAGE, README, TEXT, page, readme
 from benchmarks.plot import PICTURE, picture
 from support.load import LoadReport, Record
 
@@ -278,12 +289,97 @@ def test_what_ssh_adds_is_the_median_of_the_differences_and_no_request_may_fail(
     assert not ssh_deploy.report_of(over_ssh(0.1, failed=1), quick=False).kept
 
 
-def at_once(ours: float, plain: float, ansible: float) -> list[dict[str, object]]:
+def at_once(ours: float, plain: float, ansible: float, **more: int) -> list[dict[str, object]]:
     ways = ((many_agents.OURS, ours), (many_agents.PLAIN, plain), (many_agents.ANSIBLE, ansible))
-    return [{"pair": pair, "way": way, "seconds": seconds} for pair in range(3) for way, seconds in ways]
+    used = {"cpu": 0.1, "memory": 60 * 2**20, "agent_memory": 20 * 2**20, **more}
+    return [{"pair": pair, "way": way, "seconds": seconds, **used} for pair in range(3) for way, seconds in ways]
 
 
 def test_twenty_agents_are_held_against_both_others() -> None:
     assert many_agents.report_of(at_once(1.9, 1.0, 6.0), quick=False).kept
     assert not many_agents.report_of(at_once(2.1, 1.0, 7.0), quick=False).kept
     assert not many_agents.report_of(at_once(1.9, 1.0, 5.0), quick=False).kept
+    assert not many_agents.report_of(at_once(1.9, 1.0, 6.0, memory=151 * 2**20), quick=False).kept
+    assert not many_agents.report_of(at_once(1.9, 1.0, 6.0, agent_memory=41 * 2**20), quick=False).kept
+
+
+def compared(way: str, seconds: float, **changes: object) -> dict[str, object]:
+    names = ("command", "first_new", "all_new", "worst", "p99", "quiet_p99", "cpu_command", "cpu_server")
+    counts = ("failed", "stalled", "bytes", "memory_command", "memory_service")
+    found = {**dict.fromkeys(names, seconds), **dict.fromkeys(counts, 0), "kind": "deploy", "round": 1, "way": way}
+    return found | changes
+
+
+def refusal(way: str, **changes: object) -> dict[str, object]:
+    return {"kind": "broken", "way": way, "status": 3, "failed": 0, "broken": "exit 3, old version serves"} | changes
+
+
+@pytest.mark.parametrize(
+    "missed",
+    [
+        {"all_new": 0.9},
+        {"failed": 1},
+        {"stalled": 1},
+        {"p99": 0.7},
+        {"broken": {"status": 0}},
+        {"broken": {"failed": 2}},
+    ],
+)
+def test_the_comparison_holds_lightship_to_each_of_its_promises(missed: dict[str, object]) -> None:
+    def found(**changes: object) -> Report:
+        broken = changes.pop("broken", {})
+        mine = compared("lightship", 0.4, **changes)
+        return comparison.report_of(
+            [mine, compared("by hand, warm SSH", 1.0), refusal("lightship", **broken), refusal("by hand, warm SSH")],
+            False,
+        )
+
+    assert found().kept
+    assert not found(**missed).kept
+
+
+def test_the_timeline_says_which_version_answered_each_request() -> None:
+    records = tuple(
+        Record(number, "/", due=float(number), start=number, end=number + 0.2, wall=0, status=status, mark=mark)
+        for number, (status, mark) in enumerate([(200, "a"), (200, "a"), (500, "a"), (200, "b"), (200, "b")])
+    )
+    line = comparison.timeline(LoadReport(records), "b", 1.0, 4.0)
+    assert [which for _, _, which in line] == [0, -1, 1, 1]
+    assert line[0][:2] == [0.0, 0.2]
+
+
+def test_the_limits_take_the_import_off_where_there_is_one() -> None:
+    samples = [
+        {"import": seconds, "round": 1, "case": case, "way": way, "seconds": 0.3 + off, "failed": 0}
+        for seconds in (0.1, 2.0)
+        for case, off in ((limits.DEPLOY, seconds), (limits.REFUSAL, seconds), (limits.ROLLBACK, seconds),
+                          (limits.WARM, 0.0), (limits.NOTHING, 0.0))
+        for way in (limits.LOCAL, limits.SSH)
+    ]  # fmt: skip
+    kept = limits.report_of(samples, quick=False)
+    assert kept.kept
+    assert {one.value for one in kept.promises if one.unit == "s"} == {0.3}
+    assert not limits.report_of([*samples[:-1], {**samples[-1], "failed": 1}], quick=False).kept
+
+
+def test_sizes_are_held_flat_by_the_ratio_of_each_pair() -> None:
+    def found(seconds: float) -> Report:
+        samples = [
+            {"of": size.name, "way": way, "seconds": taken}
+            for size in scale.LARGE
+            for way, taken in ((scale.BASE.name, 1.0), (size.name, seconds))
+        ]
+        return scale.report_of(samples, quick=False)
+
+    assert found(1.3).kept
+    assert not found(1.31).kept
+
+
+def test_the_readme_and_the_pictures_are_made_from_the_kept_results() -> None:
+    kept = load_reports(RESULTS, ["comparison"])
+    assert kept, "the comparison has been measured"
+    text = README.read_text()
+    assert text == readme(text, kept)
+    assert "| lightship |" in text
+    assert pictures.TIMELINE.read_text() == pictures.timeline(kept[0])
+    assert pictures.BARS.read_text() == pictures.bars(kept[0])
