@@ -29,7 +29,7 @@ import base_image  # noqa: E402
 import engine  # noqa: E402
 from machine import DEMO_FILES, DEMO_MARK, STATE, TroubleError, alone, remove_demo_files, run, stop_with  # noqa: E402
 from support.load import Load, LoadReport  # noqa: E402
-from support.repo import Repository  # noqa: E402
+from support.repo import Repository, git  # noqa: E402
 
 SERVICE = "shop-demo"
 LABEL = "lightship-demo=1"
@@ -131,6 +131,8 @@ def make_repository(port: int, base: str) -> Repository:
     }
     path.write_text(yaml.safe_dump({"services": {SERVICE: service}}, sort_keys=False))
     repository.commit("The shop, as the example has it")
+    # Whoever goes on with it by hand pushes without having to say where to.
+    git(repository.tree, "push", "--quiet", "--set-upstream", "origin", "main")
     return repository
 
 
