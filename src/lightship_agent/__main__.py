@@ -1,17 +1,21 @@
 """The agent's process: reads requests from standard input, answers on standard output, ends with its input."""
 
+from __future__ import annotations
+
 import os
 import queue
 import select
 import signal
 import sys
 import threading
-from typing import Any, BinaryIO, Dict, Optional
 
-from lightship_agent import VERSION
+from lightship_agent import TYPE_CHECKING, VERSION
 from lightship_agent.actions import Actions
 from lightship_agent.errors import as_failure
 from lightship_agent.protocol import ALIVE, MAX_LINE, SILENCE, decode_request, encode
+
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO, Dict, Optional
 
 __all__ = ["main"]
 

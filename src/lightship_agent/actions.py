@@ -1,13 +1,15 @@
 """The operations of the protocol, for one service, within one conversation."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import re
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from lightship_agent import VERSION, facts, handover, protocol, recovery, rollout
+from lightship_agent import TYPE_CHECKING, VERSION, facts, handover, protocol, recovery, rollout
 from lightship_agent import lock as locks
 from lightship_agent import release as releases
 from lightship_agent.container import Engine, exec_command
@@ -28,6 +30,11 @@ from lightship_agent.space import require_space
 from lightship_agent.state import load_state
 from lightship_agent.system import Completed, read_trusted, run
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    Emit = Callable[[dict[str, Any]], None]
+
 __all__ = ["Actions"]
 
 register(
@@ -37,7 +44,6 @@ register(
     finish__end="the conversation is over, and its rollout too",
 )
 
-Emit = Callable[[Dict[str, Any]], None]
 IMAGE_OPERATIONS = ("image", "build", "push", "pull", "save", "load")
 BEGINNINGS = ("inspect", "build", "pull", "load")
 """A rollout's work begins with the first of these."""
@@ -54,15 +60,15 @@ class Actions:
         self._redaction = Redaction()
         self._emit: Emit = lambda event: emit(self.clean(event))
         self._called_off = called_off
-        self._lock: Optional[locks.ServiceLock] = None
-        self._rollout: Optional[rollout.Rollout] = None
-        self._paths: Optional[ServicePaths] = None
+        self._lock: locks.ServiceLock | None = None
+        self._rollout: rollout.Rollout | None = None
+        self._paths: ServicePaths | None = None
         self._who = ""
-        self._began: Optional[float] = None
+        self._began: float | None = None
 
     # --- the conversation ---------------------------------------------------------
 
-    def perform(self, operation: str, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def perform(self, operation: str, args: Mapping[str, Any]) -> dict[str, Any]:
         """Do one operation; raises ``AgentFailure``."""
         if operation == "hello":
             if self._paths is not None:
@@ -78,7 +84,7 @@ class Actions:
         with self._at_work():
             where: Any = self._images if operation in IMAGE_OPERATIONS else self
             name = operation if operation in IMAGE_OPERATIONS else f"_{operation}"
-            result: Dict[str, Any] = getattr(where, name)(args)
+            result: dict[str, Any] = getattr(where, name)(args)
         return result
 
     @contextmanager
@@ -113,7 +119,7 @@ class Actions:
             pending.finish()
         fail_point("finish.end")
 
-    def _hello(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _hello(self, args: Mapping[str, Any]) -> dict[str, Any]:
         read = Reader(args)
         if args.get("protocol") != protocol.VERSION:
             raise ProtocolError(
@@ -156,7 +162,7 @@ class Actions:
             "facts": facts.gather(paths, self._instances, self._journal),
         }
 
-    def _take_lock(self, why: str, wait: float, take_over: bool) -> Optional[Dict[str, Any]]:
+    def _take_lock(self, why: str, wait: float, take_over: bool) -> dict[str, Any] | None:
         make_directories(self._known_paths)
         self._lock = locks.acquire(
             self._known_paths,
@@ -235,9 +241,9 @@ class Actions:
             raise Refused("called-off", "the rollout was called off before anything changed")
 
     @contextmanager
-    def _step(self, name: str) -> Iterator[Dict[str, Any]]:
+    def _step(self, name: str) -> Iterator[dict[str, Any]]:
         """Tell of a step: its start, and how it ended after how many seconds."""
-        detail: Dict[str, Any] = {}
+        detail: dict[str, Any] = {}
         started = time.monotonic()
         self._emit({"event": "step", "step": name, "state": "start"})
         state = "failed"
@@ -253,10 +259,10 @@ class Actions:
 
     # --- looking ------------------------------------------------------------------
 
-    def _status(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _status(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         return facts.gather(self._known_paths, self._instances, self._journal)
 
-    def _inspect(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _inspect(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Bring the commit here, if it is not, and say what it changes. Without a repository nobody is asked for it."""
         read = Reader(args)
         wanted = args.get("commit")
@@ -278,7 +284,7 @@ class Actions:
         info = self._mirror.commit_info(commit)
         keep = self._lock is not None
         infra, infra_live = infra_of_both(self._known_paths, self._mirror, commit, live, globs, keep=keep)
-        answer: Dict[str, Any] = {
+        answer: dict[str, Any] = {
             "commit": commit,
             "subject": info.subject,
             "author": info.author,
@@ -290,7 +296,7 @@ class Actions:
         }
         return {**answer, **compared}
 
-    def _receive(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _receive(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Take a commit's objects from the controller."""
         try:
             return self._receiver.take(ReceiveRequest.parse(args))
@@ -298,9 +304,7 @@ class Actions:
             self._receiver.forget()
             raise
 
-    def _compared(
-        self, live: Optional[str], commit: str, migrations: Sequence[str]
-    ) -> "tuple[Optional[str], Dict[str, Any]]":
+    def _compared(self, live: str | None, commit: str, migrations: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
         """What lies between the live release and the commit. A mirror that was made anew may lack the live one."""
         if live is None or live == commit:
             nothing = {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0, "migrations": []}
@@ -312,7 +316,7 @@ class Actions:
                 raise
             return self._compared(None, commit, migrations)
 
-    def _between(self, live: str, commit: str, migrations: Sequence[str]) -> Dict[str, Any]:
+    def _between(self, live: str, commit: str, migrations: Sequence[str]) -> dict[str, Any]:
         files = self._mirror.changed(live, commit)
         between = self._mirror.log(live, commit, COMMITS_SHOWN)
         return {
@@ -338,7 +342,7 @@ class Actions:
         finally:
             os.close(descriptor)
 
-    def _logs(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _logs(self, args: Mapping[str, Any]) -> dict[str, Any]:
         read = Reader(args)
         lines, follow = read.whole("lines", 100, 0, 1_000_000), read.flag("follow")
         name = self._container_name()
@@ -358,7 +362,7 @@ class Actions:
         if self._called_off():
             raise Refused("called-off", "nobody listens any more")
 
-    def _exec(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _exec(self, args: Mapping[str, Any]) -> dict[str, Any]:
         command = Reader(args).texts("command")
         if not command:
             raise ProtocolError("bad-value", "exec: there is no command")
@@ -397,7 +401,7 @@ class Actions:
 
     # --- the proxy ----------------------------------------------------------------
 
-    def _proxy(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _proxy(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Bring the proxy in line with what the service wants of it: host names, ports, certificates, its image."""
         claim = proxy_claim(Reader(args).inner("claim"))
         if claim is None:
@@ -413,12 +417,12 @@ class Actions:
         after = proxy.entry()
         return {"restarted": restarted, "changed": restarted or before != after, "proxy": proxy.facts()}
 
-    def _published(self) -> List[int]:
+    def _published(self) -> list[int]:
         """The ports that the service's own container has, which it gives up when the proxy takes its place."""
         found = self._instances.find(load_state(self._known_paths).instance)
         return list(handover.published_ports(found)) if found is not None else []
 
-    def _maintenance(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _maintenance(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Turn visitors away with a page, or let them in again. A deploy may go on meanwhile, so it takes no lock."""
         read = Reader(args)
         on, page = read.flag("on"), read.text("page", "")
@@ -435,7 +439,7 @@ class Actions:
 
     # --- the phases of a rollout ---------------------------------------------------
 
-    def _prepare(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _prepare(self, args: Mapping[str, Any]) -> dict[str, Any]:
         if self._rollout is not None:
             raise ProtocolError("rollout-open", "a rollout is open already in this conversation")
         request = PrepareRequest.parse(args)
@@ -458,17 +462,17 @@ class Actions:
             raise ProtocolError("no-rollout", f"{operation} came before prepare")
         return self._rollout
 
-    def _activate(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _activate(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         if self._open_rollout("activate").activated:
             raise ProtocolError("activated", "the release was activated before")
         return self._live("activate", rollout.Rollout.activate)
 
-    def _verify(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _verify(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         if not self._open_rollout("verify").activated:
             raise ProtocolError("not-activated", "verify came before activate")
         return self._live("verify", rollout.Rollout.verify)
 
-    def _live(self, operation: str, phase: Callable[[rollout.Rollout], Dict[str, Any]]) -> Dict[str, Any]:
+    def _live(self, operation: str, phase: Callable[[rollout.Rollout], dict[str, Any]]) -> dict[str, Any]:
         """A phase after which the new release may be live: when it fails, the old one is brought back."""
         current = self._open_rollout(operation)
         try:
@@ -479,7 +483,7 @@ class Actions:
             self._rollout = None
             raise rollout.revert_or_raise(current, error) from error
 
-    def _commit(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _commit(self, args: Mapping[str, Any]) -> dict[str, Any]:
         current = self._open_rollout("commit")
         if not current.verified:
             raise ProtocolError("not-verified", "commit came before verify")
@@ -487,14 +491,14 @@ class Actions:
         self._rollout = None
         return answer
 
-    def _revert(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _revert(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         current = self._open_rollout("revert")
         if not current.activated:
             raise Refused("not-activated", "there is nothing to go back from")
         self._rollout = None
         return current.revert("the controller asked for it")
 
-    def _abort(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _abort(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         current = self._rollout
         if current is not None and current.activated:
             raise ProtocolError("activated", "the release is active: it can be verified or reverted, and not aborted")
@@ -503,11 +507,11 @@ class Actions:
             current.abort()
         return {}
 
-    def _bye(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _bye(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _matching(paths: Sequence[str], globs: Sequence[str]) -> List[str]:
+def _matching(paths: Sequence[str], globs: Sequence[str]) -> list[str]:
     patterns = [glob_match(glob) for glob in globs]
     return [path for path in paths if any(pattern.fullmatch(path) for pattern in patterns)][:FILES_SHOWN]
 

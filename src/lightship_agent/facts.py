@@ -1,12 +1,13 @@
 """The facts: what is observed on this server, now. Nothing is changed by looking."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import sys
-from typing import Any, Dict, Optional
 
+from lightship_agent import TYPE_CHECKING, slots
 from lightship_agent import release as releases
-from lightship_agent import slots
 from lightship_agent.errors import AgentFailure
 from lightship_agent.instance import Instances
 from lightship_agent.journal import Journal
@@ -17,15 +18,18 @@ from lightship_agent.slots import MAIN, SLOT_NAMES
 from lightship_agent.state import ServiceState, load_state
 from lightship_agent.system import disk_free, read_trusted
 
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["gather"]
 
 HISTORY = 20
 _PYTHON = "{}.{}.{}".format(*sys.version_info)
 
 
-def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> Dict[str, Any]:
+def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> dict[str, Any]:
     """Everything the controller decides by, and what ``status`` shows."""
-    facts: Dict[str, Any] = {"hostname": os.uname().nodename, "python": _PYTHON}
+    facts: dict[str, Any] = {"hostname": os.uname().nodename, "python": _PYTHON}
     version = instances.engine.version()
     facts["docker"] = {"version": version} if version else None
     if not paths.home.is_dir():
@@ -53,7 +57,7 @@ def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> Dict[
     return facts
 
 
-def rollback_goal(paths: ServicePaths, state: ServiceState) -> Optional[str]:
+def rollback_goal(paths: ServicePaths, state: ServiceState) -> str | None:
     """What a rollback without ``--to`` goes to: the stable release before this one, if its tree is still there.
 
     That is the stable one itself while another is current: a rollout that failed, and could not be taken back.
@@ -68,22 +72,22 @@ def rollback_goal(paths: ServicePaths, state: ServiceState) -> Optional[str]:
     return None
 
 
-def _current(paths: ServicePaths) -> Optional[str]:
+def _current(paths: ServicePaths) -> str | None:
     try:
         return releases.current_commit(paths)
     except AgentFailure:
         return None
 
 
-def _proxy(paths: ServicePaths, instances: Instances) -> Optional[Dict[str, Any]]:
+def _proxy(paths: ServicePaths, instances: Instances) -> dict[str, Any] | None:
     try:
         return Proxy(paths, instances.engine, instances.guard).facts()
     except (AgentFailure, OSError):
         return None
 
 
-def _slots(paths: ServicePaths, state: ServiceState, running: bool) -> Dict[str, Any]:
-    found: Dict[str, Any] = {}
+def _slots(paths: ServicePaths, state: ServiceState, running: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     order = slots.read_order(paths, state.instance) if state.instance else None
     for name in (*SLOT_NAMES, MAIN):
         wanted = order.slots.get(name) if order else None
@@ -104,12 +108,12 @@ def _slots(paths: ServicePaths, state: ServiceState, running: bool) -> Dict[str,
     return found
 
 
-def _roles(paths: ServicePaths, state: ServiceState, first_pid: int) -> Dict[str, Any]:
+def _roles(paths: ServicePaths, state: ServiceState, first_pid: int) -> dict[str, Any]:
     order = slots.read_order(paths, state.instance) if state.instance else None
     return roles_facts(paths, state.instance, order.roles, first_pid) if order else {}
 
 
-def _nothing(paths: ServicePaths) -> Dict[str, Any]:
+def _nothing(paths: ServicePaths) -> dict[str, Any]:
     place = paths.root
     while not place.exists():
         place = place.parent

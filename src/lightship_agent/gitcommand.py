@@ -8,7 +8,6 @@ make git run a program or point it elsewhere. What comes from outside reaches an
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -36,12 +35,10 @@ ALLOWED_PROTOCOLS = "https:http:ssh:file"
 MANY_PACKS = 50
 """So many packs a repository may have before they are united: what git itself has in ``gc.autoPackLimit``."""
 
-NO_REF = re.compile(
-    r"couldn't find remote ref|no such remote ref|not our ref|unadvertised object|no matching remote head"
-)
+NO_REF = r"couldn't find remote ref|no such remote ref|not our ref|unadvertised object|no matching remote head"
 """What git says when the other side lacks a ref, or does not give it away."""
 
-LOCKED = re.compile(r"Unable to create '[^']*\.lock'|cannot lock ref|\.lock': File exists")
+LOCKED = r"Unable to create '[^']*\.lock'|cannot lock ref|\.lock': File exists"
 """What git says when another one, or one that was killed, holds a lock."""
 
 _SSH = (

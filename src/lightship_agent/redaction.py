@@ -11,12 +11,15 @@ import json
 import re
 import urllib.parse
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
 
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.instance import env_files
 from lightship_agent.paths import ServicePaths
 from lightship_agent.system import atomic_write, read_trusted
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Redaction", "parts"]
 
