@@ -55,7 +55,7 @@ TIMEOUT = 300
 SOCKET = "/var/run/docker.sock"
 
 AGENT_MAIN = b"""import gc
-import sys
+import os
 
 gc.disable()
 from lightship_agent import protocol, release, rollout
@@ -77,7 +77,7 @@ protocol.LOCKING_OPERATIONS += ("checkout",)
 protocol.OPERATIONS += ("checkout",)
 gc.freeze()
 gc.enable()
-sys.exit(main())
+os._exit(main())
 """
 
 PLAYBOOK = """\

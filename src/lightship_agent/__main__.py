@@ -112,6 +112,7 @@ def main() -> int:
     """Hold the conversation on the standard streams."""
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"lightship-agent {VERSION}\n")
+        sys.stdout.flush()
         return 0
     os.umask(0o022)
     conversation = Conversation(sys.stdin.fileno(), sys.stdout.buffer)

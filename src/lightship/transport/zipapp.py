@@ -1,7 +1,8 @@
 """The agent as one file: a zip application of ``lightship_agent``, the same bytes for the same source.
 
-Beside each module lies its byte code for the running Python, so that an agent of the same version starts without
-compiling; another version's import finds that the code is not for it and takes the source.
+The byte code of all modules for the running Python lies in that of ``__main__``, so that an agent of the same version
+starts without compiling, and without a search of the archive for each module, which takes longer than its import.
+Another version finds that ``__main__.pyc`` is not for it, and takes the sources of all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import marshal
 import sys
 import tempfile
 import time
@@ -24,16 +26,44 @@ __all__ = ["agent_bytes", "agent_file", "agent_hash"]
 
 _KEPT_SECONDS = 30 * 86400
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-# Imports make many objects and no garbage: to look for some meanwhile costs a tenth of the agent's start.
+# Imports make many objects and no garbage: to look for some meanwhile costs a tenth of the agent's start. To take them
+# all apart at its end costs as much: what has been said is flushed, and all else is the kernel's to close.
 _MAIN = b"""import gc
-import sys
+import os
 
 gc.disable()
 from lightship_agent.__main__ import main
 
 gc.freeze()
 gc.enable()
-sys.exit(main())
+os._exit(main())
+"""
+# Goes before _MAIN in the byte code. As zipimport's own importer, but for where a module's code comes from.
+_IMPORTER = b"""import marshal
+import sys
+import zipimport
+
+
+class _Importer(zipimport.zipimporter):
+    def find_spec(self, name, path=None, target=None):
+        if name not in CODES:
+            return None
+        package = name == PACKAGE
+        file = "/".join([self.archive, *name.split("."), *(["__init__"] if package else [])]) + ".py"
+        spec = type(sys.__spec__)(name, self, origin=file, is_package=package)
+        spec.has_location = True
+        if package:
+            spec.submodule_search_locations.append(file.rpartition("/")[0])
+        return spec
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        exec(marshal.loads(CODES.pop(module.__name__)), module.__dict__)
+
+
+sys.meta_path.insert(0, _Importer(sys.path[0]))
 """
 
 
@@ -66,22 +96,27 @@ def agent_hash(files: list[tuple[str, bytes]] | None = None) -> str:
 
 def agent_bytes(files: list[tuple[str, bytes]] | None = None) -> bytes:
     """The zip application. The same source gives the same bytes."""
+    files = files or _files()
+    main = dict(files)["__main__.py"]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in files or _files():
+        _add(archive, "__main__.pyc", _compiled_main(main, files))
+        for name, data in files:
             _add(archive, name, data)
-            if name.endswith(".py") and not name.startswith("lightship_agent/boot/"):
-                _add(archive, f"{name}c", _compiled(name, data))
     return buffer.getvalue()
 
 
-def _compiled(name: str, data: bytes) -> bytes:
+def _compiled_main(main: bytes, files: list[tuple[str, bytes]]) -> bytes:
     """Byte code that is never held against its source (PEP 552), so that no time of a file matters."""
-    import marshal  # noqa: PLC0415 - only when the file is made anew
-
-    code = compile(data, f"agent/{name}", "exec", dont_inherit=True)
+    codes = {}
+    for name, data in files:
+        if name.startswith("lightship_agent/") and name.endswith(".py") and "/boot/" not in name:
+            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            codes[module] = marshal.dumps(compile(data, f"agent/{name}", "exec", dont_inherit=True))
+    source = f"PACKAGE, CODES = 'lightship_agent', {codes!r}\n".encode() + _IMPORTER + main
+    code = compile(source, "agent/__main__.py", "exec", dont_inherit=True)
     flags = (0b01).to_bytes(4, "little")
-    return importlib.util.MAGIC_NUMBER + flags + importlib.util.source_hash(data) + marshal.dumps(code)
+    return importlib.util.MAGIC_NUMBER + flags + importlib.util.source_hash(main) + marshal.dumps(code)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
