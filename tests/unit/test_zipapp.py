@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -96,6 +97,32 @@ def test_it_holds_a_conversation(python: str, agent: Path, tmp_path: Path) -> No
     assert last["id"] == 2
     assert "result" in last
     assert "Traceback" not in done.stderr
+
+
+def test_an_agent_of_the_same_version_takes_each_module_from_its_place_in_the_file(agent: Path) -> None:
+    program = f"""
+import sys
+sys.path.insert(0, {str(agent)!r})
+sys.argv[:] = [{str(agent)!r}, "--version"]
+import zipimport
+main = zipimport.zipimporter({str(agent)!r})
+import os
+os._exit = lambda status: None
+exec(main.get_code("__main__"), {{"__name__": "__main__"}})
+import lightship_agent
+from lightship_agent import actions, builder
+for module in (lightship_agent, actions, builder):
+    print(type(module.__loader__).__name__, module.__file__, module.__spec__.has_location)
+print(actions.__loader__.get_source("lightship_agent.actions").splitlines()[0])
+"""
+    done = run(sys.executable, "-c", program)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[1:] == [
+        f"_Importer {agent}/lightship_agent/__init__.py True",
+        f"_Importer {agent}/lightship_agent/actions.py True",
+        f"_Importer {agent}/lightship_agent/builder.py True",
+        '"""The operations of the protocol, for one service, within one conversation."""',
+    ]
 
 
 def test_python_is_found() -> None:

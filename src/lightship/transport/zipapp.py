@@ -1,8 +1,8 @@
 """The agent as one file: a zip application of ``lightship_agent``, the same bytes for the same source.
 
-The byte code of all modules for the running Python lies in that of ``__main__``, so that an agent of the same version
-starts without compiling, and without a search of the archive for each module, which takes longer than its import.
-Another version finds that ``__main__.pyc`` is not for it, and takes the sources of all.
+Beside each module lies its byte code for the running Python, and that of ``__main__`` knows the place of each in the
+file. So an agent of the same version starts without compiling, and without zipimport's search of the archive for each
+module, which takes longer than what is found. Another version finds that the code is not for it, and takes the sources.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = ["agent_bytes", "agent_file", "agent_hash"]
 
 _KEPT_SECONDS = 30 * 86400
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_HEADER = 16  # bytes of a .pyc before the code
 # Imports make many objects and no garbage: to look for some meanwhile costs a tenth of the agent's start. To take them
 # all apart at its end costs as much: what has been said is flushed, and all else is the kernel's to close.
 _MAIN = b"""import gc
@@ -40,8 +41,11 @@ os._exit(main())
 """
 # Goes before _MAIN in the byte code. As zipimport's own importer, but for where a module's code comes from.
 _IMPORTER = b"""import marshal
+import os
 import sys
 import zipimport
+
+FILE = os.open(sys.path[0], os.O_RDONLY | os.O_CLOEXEC)
 
 
 class _Importer(zipimport.zipimporter):
@@ -60,7 +64,10 @@ class _Importer(zipimport.zipimporter):
         return None
 
     def exec_module(self, module):
-        exec(marshal.loads(CODES.pop(module.__name__)), module.__dict__)
+        exec(marshal.loads(os.pread(FILE, *CODES[module.__name__])), module.__dict__)
+
+    def get_source(self, name):
+        return self.get_data(sys.modules[name].__file__).decode()
 
 
 sys.meta_path.insert(0, _Importer(sys.path[0]))
@@ -87,7 +94,7 @@ def _files() -> list[tuple[str, bytes]]:
 def agent_hash(files: list[tuple[str, bytes]] | None = None) -> str:
     """The name of the agent's content: changes with any of its files, and with this Python's byte code."""
     digest = hashlib.sha256(sys.implementation.cache_tag.encode() if sys.implementation.cache_tag else b"")
-    digest.update(importlib.util.MAGIC_NUMBER)
+    digest.update(importlib.util.MAGIC_NUMBER + _IMPORTER)
     for name, data in files or _files():
         digest.update(f"\0{name}\0{len(data)}\0".encode())
         digest.update(data)
@@ -97,26 +104,28 @@ def agent_hash(files: list[tuple[str, bytes]] | None = None) -> str:
 def agent_bytes(files: list[tuple[str, bytes]] | None = None) -> bytes:
     """The zip application. The same source gives the same bytes."""
     files = files or _files()
-    main = dict(files)["__main__.py"]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        _add(archive, "__main__.pyc", _compiled_main(main, files))
+        places = {}
         for name, data in files:
             _add(archive, name, data)
+            if name.startswith("lightship_agent/") and name.endswith(".py") and "/boot/" not in name:
+                module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+                code = _compiled(name, data)
+                _add(archive, f"{name}c", code)
+                end = buffer.tell()
+                places[module] = (len(code) - _HEADER, end - len(code) + _HEADER)
+        main = dict(files)["__main__.py"]
+        known = f"PACKAGE, CODES = 'lightship_agent', {places!r}\n".encode()
+        _add(archive, "__main__.pyc", _compiled("__main__.py", known + _IMPORTER + main))
     return buffer.getvalue()
 
 
-def _compiled_main(main: bytes, files: list[tuple[str, bytes]]) -> bytes:
+def _compiled(name: str, data: bytes) -> bytes:
     """Byte code that is never held against its source (PEP 552), so that no time of a file matters."""
-    codes = {}
-    for name, data in files:
-        if name.startswith("lightship_agent/") and name.endswith(".py") and "/boot/" not in name:
-            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            codes[module] = marshal.dumps(compile(data, f"agent/{name}", "exec", dont_inherit=True))
-    source = f"PACKAGE, CODES = 'lightship_agent', {codes!r}\n".encode() + _IMPORTER + main
-    code = compile(source, "agent/__main__.py", "exec", dont_inherit=True)
+    code = compile(data, f"agent/{name}", "exec", dont_inherit=True)
     flags = (0b01).to_bytes(4, "little")
-    return importlib.util.MAGIC_NUMBER + flags + importlib.util.source_hash(main) + marshal.dumps(code)
+    return importlib.util.MAGIC_NUMBER + flags + importlib.util.source_hash(data) + marshal.dumps(code)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
