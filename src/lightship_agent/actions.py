@@ -16,14 +16,11 @@ from lightship_agent.container import Engine, exec_command
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror, glob_match
-from lightship_agent.images import Images
 from lightship_agent.infra import infra_of_both
 from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
-from lightship_agent.proxy import Proxy
-from lightship_agent.receive import Receiver
 from lightship_agent.redaction import Redaction
 from lightship_agent.requests import PrepareRequest, Reader, ReceiveRequest, proxy_claim
 from lightship_agent.space import require_space
@@ -32,6 +29,10 @@ from lightship_agent.system import Completed, read_trusted, run
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from lightship_agent.images import Images
+    from lightship_agent.proxy import Proxy
+    from lightship_agent.receive import Receiver
 
     Emit = Callable[[dict[str, Any]], None]
 
@@ -65,6 +66,8 @@ class Actions:
         self._paths: ServicePaths | None = None
         self._who = ""
         self._began: float | None = None
+        self._images: Images | None = None
+        self._receiver: Receiver | None = None
 
     # --- the conversation ---------------------------------------------------------
 
@@ -82,7 +85,7 @@ class Actions:
         if self._began is None and operation in BEGINNINGS:
             self._began = time.time()
         with self._at_work():
-            where: Any = self._images if operation in IMAGE_OPERATIONS else self
+            where: Any = self._with_images() if operation in IMAGE_OPERATIONS else self
             name = operation if operation in IMAGE_OPERATIONS else f"_{operation}"
             result: dict[str, Any] = getattr(where, name)(args)
         return result
@@ -137,19 +140,7 @@ class Actions:
         self._engine = Engine(self._run)
         self._journal = Journal(paths, self.clean)
         self._mirror = Mirror(paths, self._run)
-        self._receiver = Receiver(paths, self._mirror, self._mirror_lock)
         self._instances = Instances(paths, self._engine, self._prefix, self._guard)
-        self._images = Images(
-            paths=paths,
-            engine=self._engine,
-            mirror=self._mirror,
-            run=self._run,
-            step=self._step,
-            emit=self._emit,
-            learn=self._redaction.learn,
-            guard=self._guard,
-            heard=self._end_unheard,
-        )
         self._redaction.load(paths)
         recovered = None
         if lock:
@@ -200,6 +191,37 @@ class Actions:
             fail_point("recover.end")
             detail.update(outcome=told["outcome"])
         return told
+
+    # Most conversations have neither an image nor a pack nor a proxy: what is for those is imported when it is needed.
+
+    def _with_images(self) -> Images:
+        from lightship_agent.images import Images  # noqa: PLC0415
+
+        if self._images is None:
+            self._images = Images(
+                paths=self._known_paths,
+                engine=self._engine,
+                mirror=self._mirror,
+                run=self._run,
+                step=self._step,
+                emit=self._emit,
+                learn=self._redaction.learn,
+                guard=self._guard,
+                heard=self._end_unheard,
+            )
+        return self._images
+
+    def _with_receiver(self) -> Receiver:
+        from lightship_agent.receive import Receiver  # noqa: PLC0415
+
+        if self._receiver is None:
+            self._receiver = Receiver(self._known_paths, self._mirror, self._mirror_lock)
+        return self._receiver
+
+    def _with_proxy(self, guard: Callable[[], None]) -> Proxy:
+        from lightship_agent.proxy import Proxy  # noqa: PLC0415
+
+        return Proxy(self._known_paths, self._engine, guard)
 
     def _heal_proxy(self) -> None:
         """What the proxy lacks is put right; what cannot be is for the rollout to say, which needs it or not."""
@@ -298,10 +320,11 @@ class Actions:
 
     def _receive(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Take a commit's objects from the controller."""
+        receiver = self._with_receiver()
         try:
-            return self._receiver.take(ReceiveRequest.parse(args))
+            return receiver.take(ReceiveRequest.parse(args))
         except BaseException:
-            self._receiver.forget()
+            receiver.forget()
             raise
 
     def _compared(self, live: str | None, commit: str, migrations: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
@@ -406,7 +429,7 @@ class Actions:
         claim = proxy_claim(Reader(args).inner("claim"))
         if claim is None:
             raise ProtocolError("bad-value", "proxy: there is no claim")
-        proxy = Proxy(self._known_paths, self._engine, self._guard)
+        proxy = self._with_proxy(self._guard)
         before = proxy.entry()
         with self._step("proxy"):
             proxy.require(claim, self._published() if before is None else ())
@@ -430,7 +453,7 @@ class Actions:
             raise ProtocolError("bad-value", f"page: it has more than {MAX_PAGE} characters")
         if on and not page:
             raise ProtocolError("bad-value", "page: there is none")
-        proxy = Proxy(self._known_paths, self._engine, lambda: None)
+        proxy = self._with_proxy(lambda: None)
         known = proxy.entry()
         already = known is not None and (known.maintenance is not None) == on
         with self._step("maintenance"):

@@ -7,7 +7,6 @@ make git run a program or point it elsewhere. What comes from outside reaches an
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -134,7 +133,11 @@ def environment(base: Mapping[str, str], *, remote: bool) -> dict[str, str]:
 def flat(branch: str) -> str:
     """One part of a ref's name for a branch: 'a' and, later, 'a/b' must not stand in each other's way."""
     name = branch.replace("%", "%25").replace("/", "%2F")
-    return name if len(name) <= 200 else hashlib.sha256(branch.encode()).hexdigest()  # noqa: PLR2004 (a name's length)
+    if len(name) <= 200:  # noqa: PLR2004 (a name's length)
+        return name
+    import hashlib  # noqa: PLC0415 - it loads OpenSSL, which takes a tenth of an agent's start
+
+    return hashlib.sha256(branch.encode()).hexdigest()
 
 
 def init_command(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ to let go before the other can take over, and for that long nobody serves.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from lightship_agent import TYPE_CHECKING
@@ -19,7 +20,6 @@ from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.health import wait_healthy
 from lightship_agent.instance import require
-from lightship_agent.proxy import Proxy
 from lightship_agent.proxy_config import Claim
 from lightship_agent.records import asdict
 from lightship_agent.reload import wait_until
@@ -28,6 +28,8 @@ from lightship_agent.system import detached
 if TYPE_CHECKING:
     from typing import Any
 
+    from lightship_agent.proxy import Proxy
+    from lightship_agent.proxy_config import Entry
     from lightship_agent.rollout import Rollout, Situation, Tools
 
 __all__ = [
@@ -47,10 +49,9 @@ PROXY_SECONDS = 10.0
 
 def decide_proxy(tools: Tools, claim: Claim | None, settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a rollout's situation keeps of the proxy, and the container's settings with the port it is reached at."""
-    proxy = proxy_of(tools)
-    before = proxy.entry()
+    before = _entry(tools)
     if settings is not None and claim is not None:
-        settings = {**settings, "ports": [], "upstream": f"{proxy.choose_port()}:{claim.port}"}
+        settings = {**settings, "ports": [], "upstream": f"{proxy_of(tools).choose_port()}:{claim.port}"}
     elif settings is not None and settings.get("upstream"):
         raise Refused(
             "was-proxied",
@@ -67,7 +68,14 @@ def decide_proxy(tools: Tools, claim: Claim | None, settings: Mapping[str, Any] 
 
 def proxy_of(tools: Tools) -> Proxy:
     """The server's proxy, for this rollout."""
+    from lightship_agent.proxy import Proxy  # noqa: PLC0415 - few services have one
+
     return Proxy(tools.paths, tools.instances.engine, tools.guard)
+
+
+def _entry(tools: Tools) -> Entry | None:
+    """What the service has of the proxy now."""
+    return proxy_of(tools).entry() if os.path.lexists(tools.paths.proxied) else None
 
 
 def involved(situation: Situation) -> bool:
@@ -275,10 +283,10 @@ def release_old(rollout: Rollout) -> None:
 
 def heal(tools: Tools, instance: int) -> None:
     """Bring the proxy to what its files say, and to the container that serves, before anything else begins."""
-    proxy = proxy_of(tools)
-    entry = proxy.entry()
+    entry = _entry(tools)
     if entry is None:
         return
+    proxy = proxy_of(tools)
     container = tools.instances.find(instance)
     port = container.published() if container is not None else None
     if container is not None and port is not None and port != entry.upstream:

@@ -92,7 +92,7 @@ class Proxy:
         return RuntimeSocket(self.home / "run")
 
     def _file(self, service: str) -> Path:
-        return self.home / "state" / f"{service}.json"
+        return self.paths.proxied.with_name(f"{service}.json")
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

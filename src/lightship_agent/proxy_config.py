@@ -6,7 +6,6 @@ alone to write; HAProxy itself checks it before it is used (``proxy.Proxy``).
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -156,6 +155,8 @@ def _conflict(other: Entry, what: str) -> Refused:
 def digest(entries: Sequence[Entry], *, ipv6: bool = False) -> str:
     """What a running proxy must have loaded; where its backends lead is told to it while it runs, and no part of it."""
     still = [replace(entry, slot=0, ports=(NOWHERE, NOWHERE), instance=0) for entry in entries]
+    import hashlib  # noqa: PLC0415 - it loads OpenSSL, which takes a tenth of an agent's start
+
     return hashlib.sha256(_text(still, "", ipv6).encode("ascii")).hexdigest()[:16]
 
 

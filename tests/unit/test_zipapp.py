@@ -131,7 +131,10 @@ def test_python_is_found() -> None:
 
 
 # What costs an agent more milliseconds at its start than a process of git, with all that it imports itself.
-_HEAVY = "ast dataclasses dis inspect platform pkgutil random runpy shutil tempfile tokenize traceback"
+_HEAVY = "_hashlib ast base64 dataclasses dis hashlib inspect platform pkgutil random runpy shutil tempfile tokenize "
+_HEAVY += "traceback typing zlib"
+# And those of its own modules that are for what few deploys do.
+_SELDOM = "builder images proxy proxy_server proxy_socket receive registry setup"
 
 
 @pytest.mark.parametrize("python", interpreters())
@@ -139,3 +142,18 @@ def test_it_imports_nothing_heavy_at_its_start(agent: Path, python: str) -> None
     code = "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]); import lightship_agent.__main__"
     done = run(python, "-c", f"{code}; print(*(set('{_HEAVY}'.split()) & set(sys.modules) - before))", str(agent))
     assert (done.stdout.split(), done.stderr) == ([], "")
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_a_conversation_imports_nothing_that_it_does_not_need(agent: Path, python: str, tmp_path: Path) -> None:
+    hello = {"protocol": 1, "service": "shop", "root": str(tmp_path), "lock": True}
+    requests = [{"id": 1, "op": "hello", "args": hello}, {"id": 2, "op": "status"}, {"id": 3, "op": "bye"}]
+    seldom = [f"lightship_agent.{name}" for name in _SELDOM.split()]
+    code = "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1])\n"
+    code += "from lightship_agent.__main__ import main; status = main()\n"
+    code += f"print(*(set('{_HEAVY}'.split() + {seldom}) & set(sys.modules) - before)); sys.exit(status)"
+    text = "".join(json.dumps(request) + "\n" for request in requests)
+    done = run(python, "-c", code, str(agent), text=text)
+    *answers, imported = done.stdout.split("\n")[:-1]
+    assert "result" in json.loads(answers[-1]), answers
+    assert (imported, done.stderr) == ("", "")

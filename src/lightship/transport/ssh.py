@@ -320,11 +320,9 @@ class SshTransport:
 
 @functools.lru_cache(maxsize=1)
 def _agent(path: Path) -> tuple[bytes, str]:
-    """The agent's file and its hash, read once for all servers: a file of that name never changes."""
-    import hashlib  # noqa: PLC0415
-
+    """The agent's file and its digest, read once for all servers: a file of that name never changes."""
     data = path.read_bytes()
-    return data, hashlib.sha256(data).hexdigest()
+    return data, bootstrap.digest_of(data)
 
 
 def _answer(line: bytes) -> dict[str, Any] | None:
