@@ -56,7 +56,7 @@ MEMORY, AGENT_MEMORY = 150, 40
 SOCKET = "/var/run/docker.sock"
 
 AGENT_MAIN = b"""import gc
-import sys
+import os
 
 gc.disable()
 from lightship_agent import protocol, release, rollout
@@ -78,7 +78,7 @@ protocol.LOCKING_OPERATIONS += ("checkout",)
 protocol.OPERATIONS += ("checkout",)
 gc.freeze()
 gc.enable()
-sys.exit(main())
+os._exit(main())
 """
 
 PLAYBOOK = """\

@@ -1,17 +1,21 @@
 """The agent's process: reads requests from standard input, answers on standard output, ends with its input."""
 
+from __future__ import annotations
+
 import os
 import queue
 import select
 import signal
 import sys
 import threading
-from typing import Any, BinaryIO, Dict, Optional
 
-from lightship_agent import VERSION
+from lightship_agent import TYPE_CHECKING, VERSION
 from lightship_agent.actions import Actions
 from lightship_agent.errors import as_failure
 from lightship_agent.protocol import ALIVE, MAX_LINE, SILENCE, decode_request, encode
+
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO, Dict, Optional
 
 __all__ = ["main"]
 
@@ -108,6 +112,7 @@ def main() -> int:
     """Hold the conversation on the standard streams."""
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"lightship-agent {VERSION}\n")
+        sys.stdout.flush()
         return 0
     os.umask(0o022)
     conversation = Conversation(sys.stdin.fileno(), sys.stdout.buffer)

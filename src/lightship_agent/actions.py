@@ -1,32 +1,40 @@
 """The operations of the protocol, for one service, within one conversation."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import re
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from lightship_agent import VERSION, facts, handover, protocol, recovery, rollout
+from lightship_agent import TYPE_CHECKING, VERSION, facts, handover, protocol, recovery, rollout
 from lightship_agent import lock as locks
 from lightship_agent import release as releases
 from lightship_agent.container import Engine, exec_command
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror, glob_match
-from lightship_agent.images import Images
 from lightship_agent.infra import infra_of_both
 from lightship_agent.instance import Instances, make_directories, render_env
 from lightship_agent.journal import Journal
 from lightship_agent.names import printable, valid_branch, valid_commit, valid_service, valid_url
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
-from lightship_agent.proxy import Proxy
-from lightship_agent.receive import Receiver
 from lightship_agent.redaction import Redaction
 from lightship_agent.requests import PrepareRequest, Reader, ReceiveRequest, proxy_claim
 from lightship_agent.space import require_space
 from lightship_agent.state import load_state
 from lightship_agent.system import Completed, read_trusted, run
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lightship_agent.images import Images
+    from lightship_agent.proxy import Proxy
+    from lightship_agent.receive import Receiver
+
+    Emit = Callable[[dict[str, Any]], None]
 
 __all__ = ["Actions"]
 
@@ -37,7 +45,6 @@ register(
     finish__end="the conversation is over, and its rollout too",
 )
 
-Emit = Callable[[Dict[str, Any]], None]
 IMAGE_OPERATIONS = ("image", "build", "push", "pull", "save", "load")
 BEGINNINGS = ("inspect", "build", "pull", "load")
 """A rollout's work begins with the first of these."""
@@ -45,7 +52,7 @@ EXEC_SECONDS = 86400.0
 FILES_SHOWN = 500
 COMMITS_SHOWN = 50
 MAX_PAGE = 200_000
-TRACE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+TRACE_ID = r"[0-9a-f]{32}"
 
 
 class Actions:
@@ -55,15 +62,17 @@ class Actions:
         self._redaction = Redaction()
         self._emit: Emit = lambda event: emit(self.clean(event))
         self._called_off = called_off
-        self._lock: Optional[locks.ServiceLock] = None
-        self._rollout: Optional[rollout.Rollout] = None
-        self._paths: Optional[ServicePaths] = None
+        self._lock: locks.ServiceLock | None = None
+        self._rollout: rollout.Rollout | None = None
+        self._paths: ServicePaths | None = None
         self._who = ""
-        self._began: Optional[float] = None
+        self._began: float | None = None
+        self._images: Images | None = None
+        self._receiver: Receiver | None = None
 
     # --- the conversation ---------------------------------------------------------
 
-    def perform(self, operation: str, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def perform(self, operation: str, args: Mapping[str, Any]) -> dict[str, Any]:
         """Do one operation; raises ``AgentFailure``."""
         if operation == "hello":
             if self._paths is not None:
@@ -77,9 +86,9 @@ class Actions:
         if self._began is None and operation in BEGINNINGS:
             self._began = time.time()
         with self._at_work():
-            where: Any = self._images if operation in IMAGE_OPERATIONS else self
+            where: Any = self._with_images() if operation in IMAGE_OPERATIONS else self
             name = operation if operation in IMAGE_OPERATIONS else f"_{operation}"
-            result: Dict[str, Any] = getattr(where, name)(args)
+            result: dict[str, Any] = getattr(where, name)(args)
         return result
 
     @contextmanager
@@ -114,7 +123,7 @@ class Actions:
             pending.finish()
         fail_point("finish.end")
 
-    def _hello(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _hello(self, args: Mapping[str, Any]) -> dict[str, Any]:
         read = Reader(args)
         if args.get("protocol") != protocol.VERSION:
             raise ProtocolError(
@@ -132,19 +141,7 @@ class Actions:
         self._engine = Engine(self._run)
         self._journal = Journal(paths, self.clean)
         self._mirror = Mirror(paths, self._run)
-        self._receiver = Receiver(paths, self._mirror, self._mirror_lock)
         self._instances = Instances(paths, self._engine, self._prefix, self._guard)
-        self._images = Images(
-            paths=paths,
-            engine=self._engine,
-            mirror=self._mirror,
-            run=self._run,
-            step=self._step,
-            emit=self._emit,
-            learn=self._redaction.learn,
-            guard=self._guard,
-            heard=self._end_unheard,
-        )
         self._redaction.load(paths)
         recovered = None
         if lock:
@@ -157,7 +154,7 @@ class Actions:
             "facts": facts.gather(paths, self._instances, self._journal),
         }
 
-    def _take_lock(self, why: str, wait: float, take_over: bool) -> Optional[Dict[str, Any]]:
+    def _take_lock(self, why: str, wait: float, take_over: bool) -> dict[str, Any] | None:
         make_directories(self._known_paths)
         self._lock = locks.acquire(
             self._known_paths,
@@ -195,6 +192,37 @@ class Actions:
             fail_point("recover.end")
             detail.update(outcome=told["outcome"])
         return told
+
+    # Most conversations have neither an image nor a pack nor a proxy: what is for those is imported when it is needed.
+
+    def _with_images(self) -> Images:
+        from lightship_agent.images import Images  # noqa: PLC0415
+
+        if self._images is None:
+            self._images = Images(
+                paths=self._known_paths,
+                engine=self._engine,
+                mirror=self._mirror,
+                run=self._run,
+                step=self._step,
+                emit=self._emit,
+                learn=self._redaction.learn,
+                guard=self._guard,
+                heard=self._end_unheard,
+            )
+        return self._images
+
+    def _with_receiver(self) -> Receiver:
+        from lightship_agent.receive import Receiver  # noqa: PLC0415
+
+        if self._receiver is None:
+            self._receiver = Receiver(self._known_paths, self._mirror, self._mirror_lock)
+        return self._receiver
+
+    def _with_proxy(self, guard: Callable[[], None]) -> Proxy:
+        from lightship_agent.proxy import Proxy  # noqa: PLC0415
+
+        return Proxy(self._known_paths, self._engine, guard)
 
     def _heal_proxy(self) -> None:
         """What the proxy lacks is put right; what cannot be is for the rollout to say, which needs it or not."""
@@ -236,9 +264,9 @@ class Actions:
             raise Refused("called-off", "the rollout was called off before anything changed")
 
     @contextmanager
-    def _step(self, name: str) -> Iterator[Dict[str, Any]]:
+    def _step(self, name: str) -> Iterator[dict[str, Any]]:
         """Tell of a step: its start, and how it ended after how many seconds."""
-        detail: Dict[str, Any] = {}
+        detail: dict[str, Any] = {}
         started = time.monotonic()
         self._emit({"event": "step", "step": name, "state": "start"})
         state = "failed"
@@ -254,10 +282,10 @@ class Actions:
 
     # --- looking ------------------------------------------------------------------
 
-    def _status(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _status(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         return facts.gather(self._known_paths, self._instances, self._journal)
 
-    def _inspect(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _inspect(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Bring the commit here, if it is not, and say what it changes. Without a repository nobody is asked for it."""
         read = Reader(args)
         wanted = args.get("commit")
@@ -279,7 +307,7 @@ class Actions:
         info = self._mirror.commit_info(commit)
         keep = self._lock is not None
         infra, infra_live = infra_of_both(self._known_paths, self._mirror, commit, live, globs, keep=keep)
-        answer: Dict[str, Any] = {
+        answer: dict[str, Any] = {
             "commit": commit,
             "subject": info.subject,
             "author": info.author,
@@ -291,17 +319,16 @@ class Actions:
         }
         return {**answer, **compared}
 
-    def _receive(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _receive(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Take a commit's objects from the controller."""
+        receiver = self._with_receiver()
         try:
-            return self._receiver.take(ReceiveRequest.parse(args))
+            return receiver.take(ReceiveRequest.parse(args))
         except BaseException:
-            self._receiver.forget()
+            receiver.forget()
             raise
 
-    def _compared(
-        self, live: Optional[str], commit: str, migrations: Sequence[str]
-    ) -> "tuple[Optional[str], Dict[str, Any]]":
+    def _compared(self, live: str | None, commit: str, migrations: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
         """What lies between the live release and the commit. A mirror that was made anew may lack the live one."""
         if live is None or live == commit:
             nothing = {"commits": [], "count": 0, "ahead": True, "files": [], "files_count": 0, "migrations": []}
@@ -313,7 +340,7 @@ class Actions:
                 raise
             return self._compared(None, commit, migrations)
 
-    def _between(self, live: str, commit: str, migrations: Sequence[str]) -> Dict[str, Any]:
+    def _between(self, live: str, commit: str, migrations: Sequence[str]) -> dict[str, Any]:
         files = self._mirror.changed(live, commit)
         between = self._mirror.log(live, commit, COMMITS_SHOWN)
         return {
@@ -339,7 +366,7 @@ class Actions:
         finally:
             os.close(descriptor)
 
-    def _logs(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _logs(self, args: Mapping[str, Any]) -> dict[str, Any]:
         read = Reader(args)
         lines, follow = read.whole("lines", 100, 0, 1_000_000), read.flag("follow")
         name = self._container_name()
@@ -359,7 +386,7 @@ class Actions:
         if self._called_off():
             raise Refused("called-off", "nobody listens any more")
 
-    def _exec(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _exec(self, args: Mapping[str, Any]) -> dict[str, Any]:
         command = Reader(args).texts("command")
         if not command:
             raise ProtocolError("bad-value", "exec: there is no command")
@@ -398,12 +425,12 @@ class Actions:
 
     # --- the proxy ----------------------------------------------------------------
 
-    def _proxy(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _proxy(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Bring the proxy in line with what the service wants of it: host names, ports, certificates, its image."""
         claim = proxy_claim(Reader(args).inner("claim"))
         if claim is None:
             raise ProtocolError("bad-value", "proxy: there is no claim")
-        proxy = Proxy(self._known_paths, self._engine, self._guard)
+        proxy = self._with_proxy(self._guard)
         before = proxy.entry()
         with self._step("proxy"):
             proxy.require(claim, self._published() if before is None else ())
@@ -414,12 +441,12 @@ class Actions:
         after = proxy.entry()
         return {"restarted": restarted, "changed": restarted or before != after, "proxy": proxy.facts()}
 
-    def _published(self) -> List[int]:
+    def _published(self) -> list[int]:
         """The ports that the service's own container has, which it gives up when the proxy takes its place."""
         found = self._instances.find(load_state(self._known_paths).instance)
         return list(handover.published_ports(found)) if found is not None else []
 
-    def _maintenance(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _maintenance(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Turn visitors away with a page, or let them in again. A deploy may go on meanwhile, so it takes no lock."""
         read = Reader(args)
         on, page = read.flag("on"), read.text("page", "")
@@ -427,7 +454,7 @@ class Actions:
             raise ProtocolError("bad-value", f"page: it has more than {MAX_PAGE} characters")
         if on and not page:
             raise ProtocolError("bad-value", "page: there is none")
-        proxy = Proxy(self._known_paths, self._engine, lambda: None)
+        proxy = self._with_proxy(lambda: None)
         known = proxy.entry()
         already = known is not None and (known.maintenance is not None) == on
         with self._step("maintenance"):
@@ -436,7 +463,7 @@ class Actions:
 
     # --- the phases of a rollout ---------------------------------------------------
 
-    def _prepare(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _prepare(self, args: Mapping[str, Any]) -> dict[str, Any]:
         if self._rollout is not None:
             raise ProtocolError("rollout-open", "a rollout is open already in this conversation")
         request = PrepareRequest.parse(args)
@@ -459,17 +486,17 @@ class Actions:
             raise ProtocolError("no-rollout", f"{operation} came before prepare")
         return self._rollout
 
-    def _activate(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _activate(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         if self._open_rollout("activate").activated:
             raise ProtocolError("activated", "the release was activated before")
         return self._live("activate", rollout.Rollout.activate)
 
-    def _verify(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _verify(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         if not self._open_rollout("verify").activated:
             raise ProtocolError("not-activated", "verify came before activate")
         return self._live("verify", rollout.Rollout.verify)
 
-    def _live(self, operation: str, phase: Callable[[rollout.Rollout], Dict[str, Any]]) -> Dict[str, Any]:
+    def _live(self, operation: str, phase: Callable[[rollout.Rollout], dict[str, Any]]) -> dict[str, Any]:
         """A phase after which the new release may be live: when it fails, the old one is brought back."""
         current = self._open_rollout(operation)
         try:
@@ -480,7 +507,7 @@ class Actions:
             self._rollout = None
             raise rollout.revert_or_raise(current, error) from error
 
-    def _commit(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _commit(self, args: Mapping[str, Any]) -> dict[str, Any]:
         current = self._open_rollout("commit")
         if not current.verified:
             raise ProtocolError("not-verified", "commit came before verify")
@@ -488,14 +515,14 @@ class Actions:
         self._rollout = None
         return answer
 
-    def _revert(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _revert(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         current = self._open_rollout("revert")
         if not current.activated:
             raise Refused("not-activated", "there is nothing to go back from")
         self._rollout = None
         return current.revert("the controller asked for it")
 
-    def _abort(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _abort(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         current = self._rollout
         if current is not None and current.activated:
             raise ProtocolError("activated", "the release is active: it can be verified or reverted, and not aborted")
@@ -504,7 +531,7 @@ class Actions:
             current.abort()
         return {}
 
-    def _bye(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _bye(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """All is said. What the controller says of where the time went is kept, if that can be done."""
         trace = Reader(args).inner("trace")
         if trace is None:
@@ -517,11 +544,11 @@ class Actions:
             self._journal.keep_trace(identity, self._lock.fence, trace)
         return {}
 
-    def _traces(self, _args: Mapping[str, Any]) -> Dict[str, Any]:
+    def _traces(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         return {"traces": self._journal.traces()}
 
 
-def _matching(paths: Sequence[str], globs: Sequence[str]) -> List[str]:
+def _matching(paths: Sequence[str], globs: Sequence[str]) -> list[str]:
     patterns = [glob_match(glob) for glob in globs]
     return [path for path in paths if any(pattern.fullmatch(path) for pattern in patterns)][:FILES_SHOWN]
 

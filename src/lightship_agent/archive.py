@@ -4,11 +4,13 @@
 ``image/tarexport/load.go``; seen with 20.10.24), so that an archive without those that are there is loaded as well.
 """
 
+from __future__ import annotations
+
 import json
 import posixpath
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, List, Set
 
 from lightship_agent.errors import AgentFailure
 
@@ -56,7 +58,7 @@ def _content(source: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes
     yield b"\0" * (-member.size % tarfile.BLOCKSIZE)
 
 
-def _left_out(source: tarfile.TarFile, members: List[tarfile.TarInfo], known: int) -> Set[str]:
+def _left_out(source: tarfile.TarFile, members: list[tarfile.TarInfo], known: int) -> set[str]:
     """The names of the files of the lowest layers, but for those that a layer above them is the same as."""
     try:
         content = source.extractfile(_MANIFEST)

@@ -1,20 +1,28 @@
 """Static files of earlier releases: they stay served for a while, and are then removed, by the container itself."""
 
-import json
-from typing import Any, Callable, ContextManager, Dict, Mapping
+from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
+
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.container import Container, exec_command
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import CONTAINER_CODE
 from lightship_agent.records import dataclass
 from lightship_agent.system import Run
 
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    Step = Callable[[str], AbstractContextManager[dict[str, Any]]]
+
 __all__ = ["Assets", "sweep"]
 
 register(assets__sweep="static files that no release of late had are about to be removed")
 
 SECONDS = 120.0
-Step = Callable[[str], ContextManager[Dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Assets:
     seconds: float
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> "Assets":
+    def from_dict(cls, found: Mapping[str, Any]) -> Assets:
         """From the journal."""
         return cls(str(found["directory"]), float(found["seconds"]))
 

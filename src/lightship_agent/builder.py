@@ -5,10 +5,12 @@ A client of version 23 or later builds with BuildKit only by its plugin buildx; 
 is there is looked at rather than assumed of.
 """
 
+from __future__ import annotations
+
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from lightship_agent.errors import AgentFailure
 from lightship_agent.records import dataclass
@@ -20,18 +22,18 @@ USUAL_CLIENT = "/usr/bin/docker"
 SWITCH = "DOCKER_BUILDKIT"
 _BUILDX_ONLY = 23
 _OLDEST_API = (1, 39)
-_STEP = re.compile(r"#[0-9]+ (?:(?P<seconds>[0-9]+\.[0-9]+) )?(?P<text>.*)")
-_NOISE = re.compile(r"(sha256:[0-9a-f]{64}.*|DONE [0-9.]+s|\.\.\.|transferring .*|naming to .*|writing image .*|)")
+_STEP = r"#[0-9]+ (?:(?P<seconds>[0-9]+\.[0-9]+) )?(?P<text>.*)"
+_NOISE = r"(sha256:[0-9a-f]{64}.*|DONE [0-9.]+s|\.\.\.|transferring .*|naming to .*|writing image .*|)"
 
 
 @dataclass(frozen=True)
 class Builder:
     """A way to build: the words that a build's command begins with, and whether BuildKit does it."""
 
-    words: Tuple[str, ...] = ("docker", "build")
+    words: tuple[str, ...] = ("docker", "build")
     buildkit: bool = False
 
-    def environment(self, base: Mapping[str, str]) -> Dict[str, str]:
+    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """The environment of the command."""
         return {**base, SWITCH: "1" if self.buildkit else "0"}
 
@@ -49,7 +51,7 @@ class Build:
     secrets: Mapping[str, Path]
 
 
-def build_command(builder: Builder, build: Build) -> List[str]:
+def build_command(builder: Builder, build: Build) -> list[str]:
     """``docker build`` of a clean tree of the commit. No secret is in it: only where its file lies."""
     place = os.path.join(str(build.folder), build.context)
     command = [*builder.words]
@@ -92,7 +94,7 @@ def _clients(path: str) -> Iterator[str]:
             yield client
 
 
-def _with_buildkit(run: Run, client: str) -> Optional[Builder]:
+def _with_buildkit(run: Run, client: str) -> Builder | None:
     """The builder, if this client and its engine can use BuildKit."""
     words = _said(run, [client, "version", "--format", "{{.Client.Version}} {{.Server.APIVersion}} {{.Server.Os}}"])
     version, api, system = (*words.split(), "", "", "")[:3]
@@ -114,15 +116,15 @@ def _said(run: Run, argv: Sequence[str]) -> str:
     return done.out.strip() if done.ok else ""
 
 
-def _numbers(version: str) -> Tuple[int, ...]:
+def _numbers(version: str) -> tuple[int, ...]:
     found = re.match(r"[0-9]+(\.[0-9]+)*", version)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
-def said(text: str) -> Optional[str]:
+def said(text: str) -> str | None:
     """A line of a build for people: without BuildKit's counters; None for one that says nothing."""
-    found = _STEP.fullmatch(text)
+    found = re.fullmatch(_STEP, text)
     if found is None:
         return text if text.strip() else None
     words = found.group("text")
-    return None if found.group("seconds") is None and _NOISE.fullmatch(words) else words
+    return None if found.group("seconds") is None and re.fullmatch(_NOISE, words) else words

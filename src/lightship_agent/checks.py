@@ -3,19 +3,28 @@
 Both run in the container the release is to serve in, as the workers' user, while the old release serves.
 """
 
+from __future__ import annotations
+
 import os
 import stat
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence
 
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.container import Container, exec_command
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
 from lightship_agent.requests import Check, Migration
 from lightship_agent.system import Completed, Run, atomic_write, make_directory, run
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    Step = Callable[[str], AbstractContextManager[dict[str, Any]]]
 
 __all__ = ["Warnings", "prepare_shared", "run_checks", "run_in_release", "run_migration"]
 
@@ -34,7 +43,6 @@ EXEC_MARGIN = 15.0
 TIMED_OUT = 124
 # Checks stand back for the processes that answer visitors; the migrations do not, for locks are held meanwhile.
 NICENESS = 10
-Step = Callable[[str], ContextManager[Dict[str, Any]]]
 
 
 def run_in_release(
@@ -94,12 +102,12 @@ def _timed_out(done: Completed) -> bool:
     return done.timed_out or done.status == TIMED_OUT
 
 
-def run_checks(step: Step, container: Container, commit: str, checks: Sequence[Check]) -> List[Dict[str, Any]]:
+def run_checks(step: Step, container: Container, commit: str, checks: Sequence[Check]) -> list[dict[str, Any]]:
     """Run each check; raises ``Refused`` (``check-failed``) for a required one that fails."""
     return [_run_check(step, container, commit, check) for check in checks]
 
 
-def _run_check(step: Step, container: Container, commit: str, check: Check) -> Dict[str, Any]:
+def _run_check(step: Step, container: Container, commit: str, check: Check) -> dict[str, Any]:
     with step(f"check {check.name}") as detail:
         fail_point("check.start")
         done = run_in_release(container, commit, check.command, check.timeout, niceness=NICENESS)
@@ -124,7 +132,7 @@ class Warnings:
     """The checks that only warn: they run beside the boot and the flip, and nothing waits for them but the report."""
 
     def __init__(self, step: Step, container: Container, commit: str, checks: Sequence[Check]) -> None:
-        self.results: List[Dict[str, Any]] = []
+        self.results: list[dict[str, Any]] = []
         self._work = (step, container, commit, checks)
         self._thread = threading.Thread(target=self._run, daemon=True)
         if checks:
@@ -140,7 +148,7 @@ class Warnings:
                 failed = {"name": check.name, "status": "failed", "seconds": 0.0, "output": error.message}
                 self.results.append(failed)
 
-    def wait(self) -> List[Dict[str, Any]]:
+    def wait(self) -> list[dict[str, Any]]:
         """The results, when all have run; each has a limit of its own."""
         if self._thread.ident is not None:
             self._thread.join()
@@ -149,7 +157,7 @@ class Warnings:
 
 def run_migration(
     step: Step, paths: ServicePaths, container: Container, commit: str, migration: Migration, runner: Run = run
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Run the migrations from the new release; a failure is ``Refused`` and says in which state the schema is.
 
     They are never undone: only the people who wrote them know how. The output is kept in ``state/logs/``.
@@ -178,7 +186,7 @@ def run_migration(
         )
 
 
-def _schema_state(container: Container, commit: str, migration: Migration) -> Optional[str]:
+def _schema_state(container: Container, commit: str, migration: Migration) -> str | None:
     """What the configured command says of the schema, or None when there is none or it fails."""
     if not migration.state:
         return None

@@ -16,7 +16,7 @@ from lightship_agent.records import dataclass, field
 
 __all__ = ["Access", "access"]
 
-_ADDRESS = re.compile(r"(https://)([^/@]*)@([^/@]+)(/.*)", re.DOTALL)
+_ADDRESS = r"(?s)(https://)([^/@]*)@([^/@]+)(/.*)"
 # Run by a shell, and therefore without a word of anybody else's in it.
 _HELPER = (
     '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" "$LIGHTSHIP_GIT_USER" "$LIGHTSHIP_GIT_PASSWORD"; '
@@ -35,7 +35,7 @@ class Access:
 
 def access(url: str) -> Access:
     """Take the credentials out of an address that ``names.valid_url`` has passed."""
-    match = _ADDRESS.fullmatch(url)
+    match = re.fullmatch(_ADDRESS, url) if url.startswith("https:") else None
     if match is None:
         return Access(url)
     scheme, userinfo, host, path = match.groups()

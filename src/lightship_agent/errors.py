@@ -1,9 +1,18 @@
 """The agent's errors. Each names its outcome, which decides the controller's exception and exit status."""
 
+from __future__ import annotations
+
 import errno
 import functools
 import os
-from typing import Any, Callable, Dict, Optional, Tuple, TypeVar, cast
+from collections.abc import Callable
+
+from lightship_agent import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    Work = TypeVar("Work", bound=Callable[..., Any])
 
 __all__ = [
     "AgentFailure",
@@ -16,22 +25,20 @@ __all__ = [
     "contained",
 ]
 
-Work = TypeVar("Work", bound=Callable[..., Any])
-
 
 class AgentFailure(Exception):  # noqa: N818 - the word of the protocol
     """Something went wrong on the server. ``outcome`` is one of failed, usage, refused, reverted, degraded, locked."""
 
     outcome = "failed"
 
-    def __init__(self, code: str, message: str, hint: str = "", detail: Optional[Dict[str, Any]] = None) -> None:
+    def __init__(self, code: str, message: str, hint: str = "", detail: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.hint = hint
         self.detail = detail or {}
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The error as the protocol carries it."""
         return {
             "outcome": self.outcome,
@@ -106,7 +113,7 @@ def _system_failure(error: OSError) -> AgentFailure:
     # Of two names the second is the one that was to be made.
     named = error.filename2 or error.filename
     place = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else ""
-    detail: Dict[str, Any] = {"errno": error.errno, "path": place}
+    detail: dict[str, Any] = {"errno": error.errno, "path": place}
     if code == "no-space" and place:
         free = _free(place)
         if free is not None:
@@ -117,7 +124,7 @@ def _system_failure(error: OSError) -> AgentFailure:
     return AgentFailure(code, text[:1000], hint, detail)
 
 
-def _free(place: str) -> Optional[Tuple[int, Optional[int]]]:
+def _free(place: str) -> tuple[int, int | None] | None:
     """The bytes and inodes that are left around a path; no number of inodes where they are not limited."""
     while place not in ("", "/"):
         try:
@@ -139,4 +146,4 @@ def contained(work: Work) -> Work:
         except Exception as error:
             raise as_failure(error) from error
 
-    return cast(Work, inner)
+    return inner  # type: ignore[return-value]

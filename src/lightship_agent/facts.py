@@ -1,21 +1,23 @@
 """The facts: what is observed on this server, now. Nothing is changed by looking."""
 
-import hashlib
+from __future__ import annotations
+
 import os
 import sys
-from typing import Any, Dict, Optional
 
+from lightship_agent import TYPE_CHECKING, slots
 from lightship_agent import release as releases
-from lightship_agent import slots
 from lightship_agent.errors import AgentFailure
 from lightship_agent.instance import Instances
 from lightship_agent.journal import Journal
 from lightship_agent.paths import ServicePaths
-from lightship_agent.proxy import Proxy
 from lightship_agent.running import roles_facts
 from lightship_agent.slots import MAIN, SLOT_NAMES
 from lightship_agent.state import ServiceState, load_state
 from lightship_agent.system import disk_free, read_trusted
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["gather"]
 
@@ -23,9 +25,9 @@ HISTORY = 20
 _PYTHON = "{}.{}.{}".format(*sys.version_info)
 
 
-def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> Dict[str, Any]:
+def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> dict[str, Any]:
     """Everything the controller decides by, and what ``status`` shows."""
-    facts: Dict[str, Any] = {"hostname": os.uname().nodename, "python": _PYTHON}
+    facts: dict[str, Any] = {"hostname": os.uname().nodename, "python": _PYTHON}
     version = instances.engine.version()
     facts["docker"] = {"version": version} if version else None
     if not paths.home.is_dir():
@@ -48,12 +50,12 @@ def gather(paths: ServicePaths, instances: Instances, journal: Journal) -> Dict[
         disk={"free_bytes": space.bytes, "free_inodes": space.inodes or 0},
         history=[past.as_dict() for past in journal.history(HISTORY)],
         proxy=_proxy(paths, instances) if version else None,
-        env_digest=hashlib.sha256(env).hexdigest() if env is not None else None,
+        env_digest=_digest(env) if env is not None else None,
     )
     return facts
 
 
-def rollback_goal(paths: ServicePaths, state: ServiceState) -> Optional[str]:
+def rollback_goal(paths: ServicePaths, state: ServiceState) -> str | None:
     """What a rollback without ``--to`` goes to: the stable release before this one, if its tree is still there.
 
     That is the stable one itself while another is current: a rollout that failed, and could not be taken back.
@@ -68,22 +70,35 @@ def rollback_goal(paths: ServicePaths, state: ServiceState) -> Optional[str]:
     return None
 
 
-def _current(paths: ServicePaths) -> Optional[str]:
+def _digest(data: bytes) -> str:
+    """By Python's own means: hashlib loads OpenSSL, which takes a tenth of an agent's start."""
+    try:
+        from _blake2 import blake2b  # noqa: PLC0415
+    except ImportError:
+        from hashlib import blake2b  # noqa: PLC0415
+    return blake2b(data, digest_size=32).hexdigest()
+
+
+def _current(paths: ServicePaths) -> str | None:
     try:
         return releases.current_commit(paths)
     except AgentFailure:
         return None
 
 
-def _proxy(paths: ServicePaths, instances: Instances) -> Optional[Dict[str, Any]]:
+def _proxy(paths: ServicePaths, instances: Instances) -> dict[str, Any] | None:
+    if not os.path.lexists(paths.proxied):
+        return None
+    from lightship_agent.proxy import Proxy  # noqa: PLC0415 - few services have one
+
     try:
         return Proxy(paths, instances.engine, instances.guard).facts()
     except (AgentFailure, OSError):
         return None
 
 
-def _slots(paths: ServicePaths, state: ServiceState, running: bool) -> Dict[str, Any]:
-    found: Dict[str, Any] = {}
+def _slots(paths: ServicePaths, state: ServiceState, running: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     order = slots.read_order(paths, state.instance) if state.instance else None
     for name in (*SLOT_NAMES, MAIN):
         wanted = order.slots.get(name) if order else None
@@ -104,12 +119,12 @@ def _slots(paths: ServicePaths, state: ServiceState, running: bool) -> Dict[str,
     return found
 
 
-def _roles(paths: ServicePaths, state: ServiceState, first_pid: int) -> Dict[str, Any]:
+def _roles(paths: ServicePaths, state: ServiceState, first_pid: int) -> dict[str, Any]:
     order = slots.read_order(paths, state.instance) if state.instance else None
     return roles_facts(paths, state.instance, order.roles, first_pid) if order else {}
 
 
-def _nothing(paths: ServicePaths) -> Dict[str, Any]:
+def _nothing(paths: ServicePaths) -> dict[str, Any]:
     place = paths.root
     while not place.exists():
         place = place.parent

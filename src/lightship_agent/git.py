@@ -20,9 +20,8 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from lightship_agent import failpoints, system
+from lightship_agent import TYPE_CHECKING, failpoints, system
 from lightship_agent.credentials import access
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point
@@ -44,6 +43,9 @@ from lightship_agent.names import redact_text, redact_url, valid_branch, valid_c
 from lightship_agent.paths import ServicePaths
 from lightship_agent.records import dataclass
 from lightship_agent.system import Completed, Run
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "ATTRIBUTES",
@@ -148,7 +150,8 @@ def infra_id(mode: int, oid: str) -> str:
     return oid if mode == _USUAL_MODE else f"{oid} {mode:o}"
 
 
-class ModeChange(NamedTuple):
+@dataclass(frozen=True)
+class ModeChange:
     """One entry that differs between two trees, as the difference writer needs it. A mode of 0 means: not there."""
 
     old_mode: int
@@ -228,7 +231,7 @@ _CAUSES = (
         "Check the address, and that this server reaches it.",
     ),
 )
-_COMMIT = re.compile(rb"[0-9a-f]{40}\n")
+_COMMIT = rb"[0-9a-f]{40}\n"
 
 
 def _last_line(result: Completed) -> str:
@@ -462,7 +465,7 @@ class Mirror:
             if self._fetch(url, [f"+refs/{kind}/{branch}:{target}"]):
                 # The file of a branch that has just been written; a tag may first have to be followed to its commit.
                 written = system.read_trusted(self._repo / target, 64) if kind == "heads" else None
-                if written is not None and _COMMIT.fullmatch(written):
+                if written is not None and re.fullmatch(_COMMIT, written):
                     return written.decode().strip()
                 return self.read("rev-parse", "--verify", "--quiet", f"{target}^{{commit}}").out.strip()
         return None
@@ -485,13 +488,13 @@ class Mirror:
         env = {**self._remote_env, **way.env}
         # Not with the lock: ssh may leave a connection open in the background, for the next one.
         result = self._run(command, env=env, timeout=self._timeout, inherit=())
-        if not result.ok and not result.timed_out and LOCKED.search(result.err):
+        if not result.ok and not result.timed_out and re.search(LOCKED, result.err):
             # A fetch that outlived its killed agent made a lock after we had looked.
             self.clean()
             result = self._run(command, env=env, timeout=self._timeout, inherit=())
         if result.ok:
             return True
-        if not result.timed_out and NO_REF.search(result.err):
+        if not result.timed_out and re.search(NO_REF, result.err):
             return False
         raise _failure(result, url, "fetching from")
 

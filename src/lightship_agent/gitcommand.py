@@ -7,8 +7,6 @@ make git run a program or point it elsewhere. What comes from outside reaches an
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -36,12 +34,10 @@ ALLOWED_PROTOCOLS = "https:http:ssh:file"
 MANY_PACKS = 50
 """So many packs a repository may have before they are united: what git itself has in ``gc.autoPackLimit``."""
 
-NO_REF = re.compile(
-    r"couldn't find remote ref|no such remote ref|not our ref|unadvertised object|no matching remote head"
-)
+NO_REF = r"couldn't find remote ref|no such remote ref|not our ref|unadvertised object|no matching remote head"
 """What git says when the other side lacks a ref, or does not give it away."""
 
-LOCKED = re.compile(r"Unable to create '[^']*\.lock'|cannot lock ref|\.lock': File exists")
+LOCKED = r"Unable to create '[^']*\.lock'|cannot lock ref|\.lock': File exists"
 """What git says when another one, or one that was killed, holds a lock."""
 
 _SSH = (
@@ -137,7 +133,11 @@ def environment(base: Mapping[str, str], *, remote: bool) -> dict[str, str]:
 def flat(branch: str) -> str:
     """One part of a ref's name for a branch: 'a' and, later, 'a/b' must not stand in each other's way."""
     name = branch.replace("%", "%25").replace("/", "%2F")
-    return name if len(name) <= 200 else hashlib.sha256(branch.encode()).hexdigest()  # noqa: PLR2004 (a name's length)
+    if len(name) <= 200:  # noqa: PLR2004 (a name's length)
+        return name
+    import hashlib  # noqa: PLC0415 - it loads OpenSSL, which takes a tenth of an agent's start
+
+    return hashlib.sha256(branch.encode()).hexdigest()
 
 
 def init_command(folder: Path) -> list[str]:

@@ -8,21 +8,28 @@ A service that comes to the proxy, or leaves it, changes who owns its ports: the
 to let go before the other can take over, and for that long nobody serves.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
+from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
+from lightship_agent import TYPE_CHECKING
 from lightship_agent import release as releases
 from lightship_agent.container import Container
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.health import wait_healthy
 from lightship_agent.instance import require
-from lightship_agent.proxy import Proxy
 from lightship_agent.proxy_config import Claim
 from lightship_agent.records import asdict
 from lightship_agent.reload import wait_until
 from lightship_agent.system import detached
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from lightship_agent.proxy import Proxy
+    from lightship_agent.proxy_config import Entry
     from lightship_agent.rollout import Rollout, Situation, Tools
 
 __all__ = [
@@ -40,12 +47,11 @@ register(
 PROXY_SECONDS = 10.0
 
 
-def decide_proxy(tools: "Tools", claim: Optional[Claim], settings: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+def decide_proxy(tools: Tools, claim: Claim | None, settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a rollout's situation keeps of the proxy, and the container's settings with the port it is reached at."""
-    proxy = proxy_of(tools)
-    before = proxy.entry()
+    before = _entry(tools)
     if settings is not None and claim is not None:
-        settings = {**settings, "ports": [], "upstream": f"{proxy.choose_port()}:{claim.port}"}
+        settings = {**settings, "ports": [], "upstream": f"{proxy_of(tools).choose_port()}:{claim.port}"}
     elif settings is not None and settings.get("upstream"):
         raise Refused(
             "was-proxied",
@@ -60,17 +66,24 @@ def decide_proxy(tools: "Tools", claim: Optional[Claim], settings: Optional[Mapp
     }
 
 
-def proxy_of(tools: "Tools") -> Proxy:
+def proxy_of(tools: Tools) -> Proxy:
     """The server's proxy, for this rollout."""
+    from lightship_agent.proxy import Proxy  # noqa: PLC0415 - few services have one
+
     return Proxy(tools.paths, tools.instances.engine, tools.guard)
 
 
-def involved(situation: "Situation") -> bool:
+def _entry(tools: Tools) -> Entry | None:
+    """What the service has of the proxy now."""
+    return proxy_of(tools).entry() if os.path.lexists(tools.paths.proxied) else None
+
+
+def involved(situation: Situation) -> bool:
     """Whether the proxy has a part in this rollout."""
     return situation.proxy is not None or situation.old_proxy is not None
 
 
-def without_gap(situation: "Situation") -> bool:
+def without_gap(situation: Situation) -> bool:
     """Whether one container takes the place of the other without either having to let go of a port first."""
     return (
         situation.replaces
@@ -79,7 +92,7 @@ def without_gap(situation: "Situation") -> bool:
     )
 
 
-def prepare(rollout: "Rollout") -> None:
+def prepare(rollout: Rollout) -> None:
     """Refuse what the proxy cannot do before anything happens, and have it run; nobody is led anywhere else yet."""
     situation = rollout.situation
     if situation.proxy is None:
@@ -91,13 +104,13 @@ def prepare(rollout: "Rollout") -> None:
         proxy.run(claim.image)
 
 
-def published_ports(container: Container) -> Tuple[int, ...]:
+def published_ports(container: Container) -> tuple[int, ...]:
     """The server's ports that a container publishes."""
     bindings = (binding for found in container.ports.values() for binding in found or ())
     return tuple(int(port) for port in (str(each.get("HostPort", "")) for each in bindings) if port.isdigit())
 
 
-def switch(rollout: "Rollout") -> None:
+def switch(rollout: Rollout) -> None:
     """Have the new container take the old one's place. Doing it twice changes nothing."""
     situation = rollout.situation
     if without_gap(situation):
@@ -112,7 +125,7 @@ def switch(rollout: "Rollout") -> None:
         detached(lambda: _from_proxy(rollout))
 
 
-def _prove(rollout: "Rollout") -> None:
+def _prove(rollout: Rollout) -> None:
     """Have the new container serve beside the old one, and ask it; nobody is led to it yet."""
     tools, situation = rollout.tools, rollout.situation
     instances = tools.instances
@@ -137,12 +150,12 @@ def _prove(rollout: "Rollout") -> None:
     fail_point("handover.proven")
 
 
-def _flip(rollout: "Rollout") -> None:
+def _flip(rollout: Rollout) -> None:
     fail_point("handover.led")
     releases.flip(rollout.tools.paths, rollout.situation.commit, rollout.tools.guard)
 
 
-def _to_proxy(rollout: "Rollout") -> None:
+def _to_proxy(rollout: Rollout) -> None:
     """The old container lets go of its ports, and the proxy takes them."""
     instances, situation = rollout.tools.instances, rollout.situation
     old = instances.find(situation.old_instance)
@@ -154,7 +167,7 @@ def _to_proxy(rollout: "Rollout") -> None:
     _flip(rollout)
 
 
-def _from_proxy(rollout: "Rollout") -> None:
+def _from_proxy(rollout: Rollout) -> None:
     """The proxy lets go of the service's ports, and the new container takes them; the old one finishes its requests."""
     tools, situation = rollout.tools, rollout.situation
     if situation.way == "swap" and situation.previous:
@@ -166,21 +179,21 @@ def _from_proxy(rollout: "Rollout") -> None:
     tools.instances.start(new.name)
 
 
-def renew(rollout: "Rollout") -> None:
+def renew(rollout: Rollout) -> None:
     """A code deploy: give the service what it wants of the proxy now, if that is something else than before."""
     situation = rollout.situation
     if not situation.replaces and situation.proxy is not None and rollout._container().behind_proxy:
         lead(rollout)
 
 
-def renew_back(rollout: "Rollout") -> None:
+def renew_back(rollout: Rollout) -> None:
     """A code deploy that is taken back: what the service had of the proxy before it."""
     situation = rollout.situation
     if not situation.replaces and situation.proxy is not None and situation.old_proxy is not None:
         proxy_of(rollout.tools).put_back(situation.old_proxy)
 
 
-def verify(rollout: "Rollout") -> None:
+def verify(rollout: Rollout) -> None:
     """See the proxy lead to the container that was proven; one that has just been started again is waited for."""
     situation = rollout.situation
     container = rollout._container()
@@ -193,7 +206,7 @@ def verify(rollout: "Rollout") -> None:
         )
 
 
-def lead(rollout: "Rollout") -> None:
+def lead(rollout: Rollout) -> None:
     """Give the service what it wants of the proxy, with its requests going to the new container."""
     situation, container = rollout.situation, rollout._container()
     port = container.published()
@@ -202,7 +215,7 @@ def lead(rollout: "Rollout") -> None:
     proxy_of(rollout.tools).claim(Claim.from_dict(situation.proxy), container.instance, port)
 
 
-def go_back(rollout: "Rollout") -> None:
+def go_back(rollout: Rollout) -> None:
     """Have the old container serve again, which mostly runs still, and remove the new one."""
     tools, situation = rollout.tools, rollout.situation
     instances, proxy = tools.instances, proxy_of(tools)
@@ -231,7 +244,7 @@ def go_back(rollout: "Rollout") -> None:
     _remove_new(rollout)
 
 
-def _serve_again(rollout: "Rollout", old: Container) -> None:
+def _serve_again(rollout: Rollout, old: Container) -> None:
     tools, situation = rollout.tools, rollout.situation
     tools.instances.keep_up(old)
     tools.instances.open_gate(situation.old_instance)
@@ -246,13 +259,13 @@ def _serve_again(rollout: "Rollout", old: Container) -> None:
         rollout._wait_serving(old, situation.previous, situation.old_slot)
 
 
-def _remove_new(rollout: "Rollout") -> None:
+def _remove_new(rollout: Rollout) -> None:
     instances, number = rollout.tools.instances, rollout.situation.instance
     instances.remove(instances.name(number))
     instances.forget(number)
 
 
-def release_old(rollout: "Rollout") -> None:
+def release_old(rollout: Rollout) -> None:
     """The release is stable: the old container finishes its requests, and the gates obey `current` alone again."""
     tools, situation = rollout.tools, rollout.situation
     if not situation.replaces or not involved(situation):
@@ -268,12 +281,12 @@ def release_old(rollout: "Rollout") -> None:
     tools.instances.no_longer_beside(situation.instance)
 
 
-def heal(tools: "Tools", instance: int) -> None:
+def heal(tools: Tools, instance: int) -> None:
     """Bring the proxy to what its files say, and to the container that serves, before anything else begins."""
-    proxy = proxy_of(tools)
-    entry = proxy.entry()
+    entry = _entry(tools)
     if entry is None:
         return
+    proxy = proxy_of(tools)
     container = tools.instances.find(instance)
     port = container.published() if container is not None else None
     if container is not None and port is not None and port != entry.upstream:
@@ -282,5 +295,5 @@ def heal(tools: "Tools", instance: int) -> None:
         proxy.sync()
 
 
-def _plain(claim: Claim) -> Dict[str, Any]:
+def _plain(claim: Claim) -> dict[str, Any]:
     return {**asdict(claim), "hosts": list(claim.hosts), "certificates": list(claim.certificates)}

@@ -1,12 +1,18 @@
 """The health path over HTTP: one GET, answered as it should be, by the release that should answer."""
 
+from __future__ import annotations
+
 import contextlib
 import socket
 import threading
 import time
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
 
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.records import dataclass
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["HealthAnswer", "HealthCheck", "ask", "wait_healthy"]
 
@@ -19,12 +25,12 @@ class HealthCheck:
 
     path: str
     host: str
-    statuses: Sequence[Tuple[int, int]]
-    body: Optional[str]
+    statuses: Sequence[tuple[int, int]]
+    body: str | None
     timeout: float
 
     @classmethod
-    def parse(cls, found: Mapping[str, Any]) -> "HealthCheck":
+    def parse(cls, found: Mapping[str, Any]) -> HealthCheck:
         """From the protocol's JSON: ``status`` holds whole numbers and "low-high" strings."""
         ranges = []
         for entry in found.get("status") or ["200-399"]:
@@ -48,7 +54,7 @@ class HealthCheck:
 class HealthAnswer:
     """How the health path answered. ``problem`` is empty when that was healthy; ``seconds`` is the request's time."""
 
-    status: Optional[int]
+    status: int | None
     seconds: float
     release: str
     problem: str
@@ -61,7 +67,7 @@ def ask(check: HealthCheck, port: int, release: str) -> HealthAnswer:
     started = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=check.timeout)
     # The connection's own limit is for each read: a byte at a time would keep it, for ever.
-    watch: Optional[threading.Timer] = None
+    watch: threading.Timer | None = None
     try:
         headers = {"Host": check.host, "User-Agent": "lightship-health", "Connection": "close"}
         connection.connect()

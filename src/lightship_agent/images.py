@@ -4,15 +4,19 @@ None of them touches a container. What a killed one leaves is a file whose name 
 the next conversation removes, or an image that nothing needs, which is pruned.
 """
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import os
+import re
 import time
 import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, Mapping, Optional, Sequence
 
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.builder import Build, Builder, build_command, find_builder, said
 from lightship_agent.container import LABEL_ROOT, Engine, Image
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
@@ -23,9 +27,13 @@ from lightship_agent.paths import ServicePaths
 from lightship_agent.records import dataclass
 from lightship_agent.redaction import parts
 from lightship_agent.registry import digest_of, registry_failure, repository_of
-from lightship_agent.requests import DIFF_ID, IMAGE, INSIDE, SECRET_ID, Reader
+from lightship_agent.requests import DIFF_ID, IDENTIFIER, IMAGE, INSIDE, Reader
 from lightship_agent.space import note_image, require_space
 from lightship_agent.system import Completed, Run
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import Any
 
 __all__ = ["CHUNK", "Images"]
 
@@ -58,15 +66,15 @@ class Images:
     engine: Engine
     mirror: Mirror
     run: Run
-    step: Callable[[str], ContextManager[Dict[str, Any]]]
-    emit: Callable[[Dict[str, Any]], None]
+    step: Callable[[str], AbstractContextManager[dict[str, Any]]]
+    emit: Callable[[dict[str, Any]], None]
     learn: Callable[[Iterable[str]], None]
     guard: Callable[[], None]
     heard: Callable[[], None]
 
     # --- looking ------------------------------------------------------------------
 
-    def image(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def image(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """What is here under a name, and how many of the given layers, from the lowest up."""
         read = Reader(args)
         name, layers = read.text("image", None, IMAGE), read.matching("layers", DIFF_ID)
@@ -82,14 +90,14 @@ class Images:
 
     # --- building -----------------------------------------------------------------
 
-    def build(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def build(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Build the image from a clean tree of the commit, unless there is one of that tag."""
         read = Reader(args)
         commit, tag = valid_commit(args.get("commit")), read.text("tag", None, IMAGE)
         context, dockerfile = _inside(read.text("context", ".")), _inside(read.text("dockerfile", "Dockerfile"))
         build_arguments, labels, secrets = read.table("args"), read.table("labels"), read.table("secrets")
         for name in secrets:
-            if not SECRET_ID.fullmatch(name):
+            if not re.fullmatch(IDENTIFIER, name):
                 raise ProtocolError("bad-value", f"secrets: {printable(name)} is not a secret's name")
         self.learn(part for value in secrets.values() for part in parts(value))
         started = time.monotonic()
@@ -140,7 +148,7 @@ class Images:
             shutil.rmtree(str(folder), ignore_errors=True)
 
     @contextmanager
-    def _secret_files(self, secrets: Mapping[str, str]) -> Iterator[Dict[str, Path]]:
+    def _secret_files(self, secrets: Mapping[str, str]) -> Iterator[dict[str, Path]]:
         """The secrets as files of their own, outside the tree that the build may copy from."""
         if not secrets:
             yield {}
@@ -161,7 +169,7 @@ class Images:
 
     # --- the registry -------------------------------------------------------------
 
-    def push(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def push(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Bring an image to its registry; the answer is its name by digest."""
         image = Reader(args).text("image", None, IMAGE)
         with self.step("push"):
@@ -175,7 +183,7 @@ class Images:
             raise AgentFailure("docker-failed", f"the image {image} was pushed, and its digest was not told")
         return {"digest": name}
 
-    def pull(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def pull(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Bring an image here from its registry; with ``tag`` it gets that name as well."""
         read = Reader(args)
         image, tag = read.text("image", None, IMAGE), read.text("tag", "", IMAGE)
@@ -213,7 +221,7 @@ class Images:
 
     # --- from server to server ----------------------------------------------------
 
-    def save(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def save(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Give an image, without so many of its layers, to whoever listens."""
         read = Reader(args)
         name, known = read.text("image", None, IMAGE), read.whole("known", 0, 0, 1000)
@@ -240,7 +248,7 @@ class Images:
         )
         return int(done.out) if done.out.strip().isdigit() else 0
 
-    def load(self, args: Mapping[str, Any]) -> Dict[str, Any]:
+    def load(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Take a part of an image; with the last one it is loaded, and is what it is said to be."""
         read = Reader(args)
         path, size = self.paths.state / f"{_PREFIX}received.tar", read.whole("size", 0, 0, 1 << 50)
@@ -263,7 +271,7 @@ class Images:
         finally:
             path.unlink(missing_ok=True)
 
-    def _load(self, path: Path, last: "_Last") -> Dict[str, Any]:
+    def _load(self, path: Path, last: _Last) -> dict[str, Any]:
         with self.step("load"):
             if _sha256(path) != last.sha256:
                 raise AgentFailure("image-damaged", "the image did not come whole", hint="deploy again")
@@ -295,7 +303,7 @@ class _Last:
     tag: str
 
     @classmethod
-    def parse(cls, found: Optional[Mapping[str, Any]]) -> "Optional[_Last]":
+    def parse(cls, found: Mapping[str, Any] | None) -> _Last | None:
         """From the protocol's JSON; None when more is to come."""
         if found is None:
             return None
@@ -341,6 +349,6 @@ def _sha256(path: Path) -> str:
 
 def _inside(path: str) -> str:
     """A relative path that stays inside the tree."""
-    if path.startswith(("/", "-")) or ".." in path.split("/") or not INSIDE.fullmatch(path):
+    if path.startswith(("/", "-")) or ".." in path.split("/") or not re.fullmatch(INSIDE, path):
         raise ProtocolError("bad-value", f"{printable(path)} is not a plain path inside the repository")
     return path

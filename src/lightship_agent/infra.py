@@ -5,16 +5,21 @@ comparison. So what was found for one commit is kept in state/, and another comm
 difference between the two.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
 
-from lightship_agent import VERSION
+from lightship_agent import TYPE_CHECKING, VERSION
 from lightship_agent.errors import AgentFailure
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.git import Mirror, glob_match, infra_id
 from lightship_agent.paths import ServicePaths
 from lightship_agent.system import atomic_write, read_trusted
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["infra_at", "infra_from", "infra_of_both"]
 
@@ -25,13 +30,13 @@ _FORM = 2
 """Of what is kept; another one is not understood."""
 _MAX = 4 * 1024 * 1024
 
-Files = Dict[str, str]
+Files = dict[str, str]
 """path -> ``git.infra_id``"""
 
 
 def infra_of_both(
-    paths: ServicePaths, mirror: Mirror, commit: str, live: Optional[str], globs: Sequence[str], *, keep: bool
-) -> Tuple[Files, Optional[Files]]:
+    paths: ServicePaths, mirror: Mirror, commit: str, live: str | None, globs: Sequence[str], *, keep: bool
+) -> tuple[Files, Files | None]:
     """The files of a commit that match, and those of the one that is live, if one is."""
     known = _read(paths, globs)
     found = infra_at(paths, mirror, commit, globs, keep=keep)
@@ -45,7 +50,7 @@ def infra_of_both(
 def infra_at(paths: ServicePaths, mirror: Mirror, commit: str, globs: Sequence[str], *, keep: bool) -> Files:
     """The files of a commit that match. ``keep`` (only with the service's lock) writes them down for the next time."""
     known = _read(paths, globs)
-    found: Optional[Files] = None
+    found: Files | None = None
     if known is not None:
         base, files = known
         if base == commit:
@@ -78,11 +83,11 @@ def infra_from(mirror: Mirror, base: str, files: Mapping[str, str], commit: str,
     return found
 
 
-def _read(paths: ServicePaths, globs: Sequence[str]) -> Optional[Tuple[str, Files]]:
+def _read(paths: ServicePaths, globs: Sequence[str]) -> tuple[str, Files] | None:
     """The commit that was looked at last and its files; None when other patterns or another agent did."""
     try:
         kept: Any = json.loads(read_trusted(paths.state / _NAME, _MAX) or b"")
-        asked: List[str] = list(globs)
+        asked: list[str] = list(globs)
         if (kept["version"], kept["form"], kept["globs"]) != (VERSION, _FORM, asked):
             return None
         files = kept["files"].items()

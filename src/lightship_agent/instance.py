@@ -1,12 +1,15 @@
 """Instances: the numbered containers of a service, made ready beside each other and put in each other's place."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 import lightship_agent
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.container import Container, ContainerSettings, Engine, create_command
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
@@ -14,6 +17,9 @@ from lightship_agent.paths import ServicePaths
 from lightship_agent.records import asdict, dataclass, replace
 from lightship_agent.roles import render_conf, role_orders
 from lightship_agent.system import atomic_write, make_directory, read_trusted
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Instances", "env_file", "env_files", "install_runtime", "make_directories", "render_env", "settings_from"]
 
@@ -85,7 +91,7 @@ def render_env(env: Mapping[str, str]) -> bytes:
     return "".join(f"{name}={value}\n" for name, value in sorted(env.items())).encode("utf-8")
 
 
-def settings_from(found: Mapping[str, Any]) -> Optional[ContainerSettings]:
+def settings_from(found: Mapping[str, Any]) -> ContainerSettings | None:
     """The settings that a release remembers, or None when it remembers none."""
     try:
         return ContainerSettings(**found)
@@ -110,7 +116,7 @@ class Instances:
         """The name of the container that tries an image before the old one is touched."""
         return f"{self.prefix}-{number}-check"
 
-    def find(self, number: int) -> Optional[Container]:
+    def find(self, number: int) -> Container | None:
         """The container of that number, or None."""
         return self.engine.container(self.name(number)) if number else None
 
@@ -239,17 +245,17 @@ class Instances:
         self.paths.closed(number).unlink(missing_ok=True)
         self.paths.opened(number).unlink(missing_ok=True)
 
-    def others(self, keep: int) -> List[Container]:
+    def others(self, keep: int) -> list[Container]:
         """The service's containers but for one instance."""
         return [found for found in self.engine.containers_of(self.paths) if found.name != self.name(keep)]
 
 
-def describe(settings: ContainerSettings) -> Dict[str, Any]:
+def describe(settings: ContainerSettings) -> dict[str, Any]:
     """The settings as a release remembers them."""
     return json.loads(json.dumps(asdict(settings)))  # type: ignore[no-any-return]
 
 
-def require(container: Optional[Container], name: str) -> Container:
+def require(container: Container | None, name: str) -> Container:
     """The container, or an ``AgentFailure`` that says it is gone."""
     if container is None:
         raise AgentFailure(

@@ -12,12 +12,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from lightship_agent import failpoints, system
+from lightship_agent import TYPE_CHECKING, failpoints, system
 from lightship_agent.failpoints import fail_point
 from lightship_agent.paths import ServicePaths
 from lightship_agent.records import asdict, dataclass, field, fields
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["HISTORY_LIMIT", "LARGEST_TRACE", "TRACES_LIMIT", "Journal", "Past", "Pending", "Step"]
 

@@ -2,6 +2,9 @@
 
 Every rule is an allow-list that must match the whole string; nothing is cleaned up or guessed. What does not match
 raises ``ProtocolError`` with the code ``bad-value`` before anything was done.
+
+Rules are texts, here as in all of the agent: ``re`` compiles one when it is first used, and keeps it. To compile all of
+them whenever an agent starts costs more than what most agents do with them.
 """
 
 from __future__ import annotations
@@ -21,34 +24,31 @@ __all__ = [
     "valid_url",
 ]
 
-_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
-_SERVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
-_BRANCH = re.compile(r"[A-Za-z0-9_#@][A-Za-z0-9_#@.+=,%/-]{0,199}", re.ASCII)
+_COMMIT = r"[0-9a-f]{40}"
+_SERVICE = r"[a-z0-9][a-z0-9-]{0,62}"
+_BRANCH = r"[A-Za-z0-9_#@][A-Za-z0-9_#@.+=,%/-]{0,199}"
 
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])"
 _PORT = r"(?::[0-9]{1,5})?"
 _USER = r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}"
 _PATH = r"/[A-Za-z0-9._~%+,=:@/-]{0,1024}"
 _USERINFO = r"[A-Za-z0-9._~%!$&'()*+,;=][A-Za-z0-9._~%!$&'()*+,;=:-]{0,1024}"
-_URLS = tuple(
-    re.compile(rule, re.ASCII)
-    for rule in (
-        rf"(?P<scheme>https)://(?:(?P<secret>{_USERINFO})@)?(?P<rest>{_HOST}{_PORT}{_PATH})",
-        # Credentials would go over the wire for all to read.
-        rf"http://{_HOST}{_PORT}{_PATH}",
-        rf"ssh://(?:{_USER}@)?{_HOST}{_PORT}{_PATH}",
-        rf"file://{_PATH}",
-        # scp-like. What has :// is a URL, and none but those above.
-        rf"(?:{_USER}@)?{_HOST}:(?![-/:])[A-Za-z0-9._~%+,=/-]{{1,1024}}",
-        rf"(?:{_USER}@)?{_HOST}:(?!//){_PATH}",
-        _PATH,
-    )
+_URLS = (
+    _PATH,
+    rf"(?P<scheme>https)://(?:(?P<secret>{_USERINFO})@)?(?P<rest>{_HOST}{_PORT}{_PATH})",
+    rf"ssh://(?:{_USER}@)?{_HOST}{_PORT}{_PATH}",
+    # Credentials would go over the wire for all to read.
+    rf"http://{_HOST}{_PORT}{_PATH}",
+    rf"file://{_PATH}",
+    # scp-like. What has :// is a URL, and none but those above.
+    rf"(?:{_USER}@)?{_HOST}:(?![-/:])[A-Za-z0-9._~%+,=/-]{{1,1024}}",
+    rf"(?:{_USER}@)?{_HOST}:(?!//){_PATH}",
 )
 _SHOWN = 80
 _NAME_BYTES = 255
 _PATH_BYTES = 1024
 # Userinfo in running text. Possessive-like: no white space, no slash, so one scan is enough.
-_TEXT_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,15}://)([^\s/'\"<>]*)@")
+_TEXT_USERINFO = r"([A-Za-z][A-Za-z0-9+.-]{0,15}://)([^\s/'\"<>]*)@"
 
 
 def printable(value: object) -> str:
@@ -68,21 +68,21 @@ def _bad(field: str, shown: object, rule: str) -> ProtocolError:
 
 def valid_commit(value: object, field: str = "commit") -> str:
     """A full commit id: 40 lower-case hexadecimal digits."""
-    if isinstance(value, str) and _COMMIT.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_COMMIT, value):
         return value
     raise _bad(field, value, "a commit is 40 lower-case hexadecimal digits")
 
 
 def valid_service(value: object, field: str = "service") -> str:
     """The name of a service: 1 to 63 of a-z, 0-9 and '-', not starting with '-'."""
-    if isinstance(value, str) and _SERVICE.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_SERVICE, value):
         return value
     raise _bad(field, value, "a service is 1 to 63 of a-z, 0-9 and '-', and starts with a letter or a digit")
 
 
 def valid_branch(value: object, field: str = "branch") -> str:
     """The name of a branch or a tag, without ``refs/heads/``: a part of what git's check-ref-format takes."""
-    if isinstance(value, str) and _BRANCH.fullmatch(value) and value != "@" and ".." not in value:
+    if isinstance(value, str) and re.fullmatch(_BRANCH, value) and value != "@" and ".." not in value:
         parts = value.split("/")
         if not any(part == "" or part.startswith((".", "-")) or part.endswith((".", ".lock")) for part in parts):
             return value
@@ -96,7 +96,7 @@ def valid_branch(value: object, field: str = "branch") -> str:
 
 def valid_url(value: object, field: str = "repository") -> str:
     """The address of a git repository, of a kind that cannot be taken for an option or run a program."""
-    if isinstance(value, str) and any(rule.fullmatch(value) for rule in _URLS):
+    if isinstance(value, str) and any(re.fullmatch(rule, value) for rule in _URLS):
         return value
     raise _bad(
         field,
@@ -122,7 +122,7 @@ def valid_path(value: object, field: str = "path") -> str:
 def redact_url(url: str) -> str:
     """The URL without what may be a secret. Of https, the user goes too: tokens are often given as the user."""
     for rule in _URLS:
-        match = rule.fullmatch(url)
+        match = re.fullmatch(rule, url)
         if match is None:
             continue
         if match.groupdict().get("secret"):
@@ -138,7 +138,7 @@ def redact_url(url: str) -> str:
 
 def redact_text(text: str) -> str:
     """Running text (git's messages) with the userinfo of every URL in it hidden."""
-    return _TEXT_USERINFO.sub(_redact_match, text)
+    return re.sub(_TEXT_USERINFO, _redact_match, text)
 
 
 def _redact_match(match: re.Match[str]) -> str:

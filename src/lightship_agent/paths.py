@@ -43,6 +43,11 @@ class ServicePaths:
         return self.root / self.service
 
     @property
+    def proxied(self) -> Path:
+        """What the service has of this server's proxy; it is there only if that is anything."""
+        return self.root / ".proxy" / "state" / f"{self.service}.json"
+
+    @property
     def repo(self) -> Path:
         """The bare mirror of the git repository."""
         return self.home / "repo.git"

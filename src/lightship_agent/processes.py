@@ -1,8 +1,9 @@
 """A container's processes as this server's kernel knows them: what nobody in the container can make up."""
 
+from __future__ import annotations
+
 import os
 import time
-from typing import Dict, Optional
 
 __all__ = ["processes_of"]
 
@@ -11,7 +12,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _MAX = 64 * 1024
 
 
-def processes_of(first: int, proc: str = "/proc") -> Optional[Dict[int, float]]:
+def processes_of(first: int, proc: str = "/proc") -> dict[int, float] | None:
     """The seconds for which each process in the container of the process ``first`` has been up, by its number there.
 
     None when that process is gone, and the container with it. Zombies are left out.
@@ -21,7 +22,7 @@ def processes_of(first: int, proc: str = "/proc") -> Optional[Dict[int, float]]:
     except OSError:
         return None
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    found: Dict[int, float] = {}
+    found: dict[int, float] = {}
     for name in os.listdir(proc):
         if not name.isdigit():
             continue
@@ -42,7 +43,7 @@ def _read(path: str) -> str:
         return file.read(_MAX)
 
 
-def _number_inside(status: str) -> Optional[int]:
+def _number_inside(status: str) -> int | None:
     """The last of ``NSpid``: the number in the innermost namespace."""
     for line in status.splitlines():
         if line.startswith("NSpid:"):

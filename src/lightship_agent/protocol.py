@@ -32,11 +32,16 @@ it the agent finishes by itself (verify, then commit or revert) and writes the o
 ``VERSION`` grows when a word changes its meaning; ``hello`` carries it, and both sides refuse another one.
 """
 
-import json
-from typing import Any, Dict
+from __future__ import annotations
 
+import json
+
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.errors import ProtocolError
 from lightship_agent.names import printable
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "ALIVE",
@@ -78,7 +83,7 @@ OPERATIONS = (
 )
 
 
-def encode(message: Dict[str, Any]) -> bytes:
+def encode(message: dict[str, Any]) -> bytes:
     """One message as one line."""
     return json.dumps(message, separators=(",", ":")).encode("utf-8") + b"\n"
 
@@ -98,7 +103,7 @@ def _too_deep(message: object) -> bool:
     return True
 
 
-def decode_request(line: bytes) -> Dict[str, Any]:
+def decode_request(line: bytes) -> dict[str, Any]:
     """A request from one line; raises ``ProtocolError`` (code ``bad-request``) for anything that is not one."""
     if len(line) > MAX_LINE:
         raise ProtocolError("bad-request", f"a request is longer than {MAX_LINE} bytes")

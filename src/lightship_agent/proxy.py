@@ -8,16 +8,18 @@ anything else is a reload, in which the listening sockets are handed on and no r
 ``sync`` brings what runs to what the files say; whoever died between the two is finished by whoever comes next.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from lightship_agent import proxy_config
+from lightship_agent import TYPE_CHECKING, proxy_config
 from lightship_agent.container import Container, Engine
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
@@ -35,6 +37,9 @@ from lightship_agent.proxy_socket import RuntimeSocket
 from lightship_agent.records import asdict, dataclass, replace
 from lightship_agent.reload import wait_until
 from lightship_agent.system import atomic_write, clean_temporaries, make_directory, read_trusted
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["FIRST_PORT", "LAST_PORT", "Proxy"]
 
@@ -87,7 +92,7 @@ class Proxy:
         return RuntimeSocket(self.home / "run")
 
     def _file(self, service: str) -> Path:
-        return self.home / "state" / f"{service}.json"
+        return self.paths.proxied.with_name(f"{service}.json")
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -103,17 +108,17 @@ class Proxy:
         finally:
             os.close(descriptor)
 
-    def entries(self) -> List[Entry]:
+    def entries(self) -> list[Entry]:
         """What each service has of the proxy."""
         folder = self.home / "state"
         names = sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
         return [entry for entry in map(self._read, names) if entry]
 
-    def entry(self) -> Optional[Entry]:
+    def entry(self) -> Entry | None:
         """What this service has of it, or None."""
         return self._read(self.paths.service)
 
-    def _read(self, service: str) -> Optional[Entry]:
+    def _read(self, service: str) -> Entry | None:
         data = read_trusted(self._file(service), _MAX)
         if data is None:
             return None
@@ -126,7 +131,7 @@ class Proxy:
                 hint="move it away: the next deploy of that service writes it anew",
             ) from None
 
-    def _write(self, entry: Optional[Entry]) -> None:
+    def _write(self, entry: Entry | None) -> None:
         """Keep what this service has of the proxy (None: nothing any more)."""
         self.guard()
         fail_point("proxy.write")
@@ -180,7 +185,7 @@ class Proxy:
                 return port
         raise Refused("no-port", f"no port from {FIRST_PORT} to {LAST_PORT} is free on this server")
 
-    def _published(self) -> "set[int]":
+    def _published(self) -> set[int]:
         """What containers behind the proxy publish, those of stopped ones too."""
         listed = self.engine.command(
             ["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", "label=lightship.service"],
@@ -198,7 +203,7 @@ class Proxy:
         with self._alone():
             self._sync(image)
 
-    def leads_to(self, port: Optional[int]) -> bool:
+    def leads_to(self, port: int | None) -> bool:
         """Whether the running proxy asks that port for this service, and none else."""
         return port is not None and self.socket.asked_port(backend(self.paths.service)) == port
 
@@ -232,7 +237,7 @@ class Proxy:
                 self._write(entry)
             self._sync()
 
-    def put_back(self, found: Optional[Mapping[str, Any]]) -> None:
+    def put_back(self, found: Mapping[str, Any] | None) -> None:
         """What the service had of the proxy at an earlier time (None: nothing)."""
         with self._alone():
             now = self._read(self.paths.service)
@@ -265,7 +270,7 @@ class Proxy:
             self._sync()
             return True
 
-    def maintenance(self, since: Optional[float], page: str) -> None:
+    def maintenance(self, since: float | None, page: str) -> None:
         """Turn every visitor away with a page, or (``since`` None) let them in again."""
         if self.entry() is None:
             raise Refused(
@@ -285,7 +290,7 @@ class Proxy:
             self._write(replace(before, maintenance=since, page=mark))
             self._sync()
 
-    def drain(self, entry_before: Optional[Mapping[str, Any]], patience: float) -> bool:
+    def drain(self, entry_before: Mapping[str, Any] | None, patience: float) -> bool:
         """Wait until the server that was asked before has no request any more; False when patience ended first."""
         entry = self.entry()
         if entry_before is None or entry is None or entry.slot == Entry.from_dict(entry_before).slot:
@@ -344,9 +349,7 @@ class Proxy:
         finally:
             candidate.unlink(missing_ok=True)
 
-    def _start(
-        self, container: Optional[Container], entries: Sequence[Entry], before: Optional[bytes], image: str
-    ) -> None:
+    def _start(self, container: Container | None, entries: Sequence[Entry], before: bytes | None, image: str) -> None:
         self.guard()
         fail_point("proxy.start")
         if container is None:
@@ -357,7 +360,7 @@ class Proxy:
         fail_point("proxy.started")
         self._await(_digest(entries), before)
 
-    def _reload(self, wanted: str, before: Optional[bytes]) -> None:
+    def _reload(self, wanted: str, before: bytes | None) -> None:
         self.guard()
         fail_point("proxy.reload")
         # Not by `docker kill --signal`: the engine takes any signal that is sent so for somebody's wish to end the
@@ -369,7 +372,7 @@ class Proxy:
         self._await(wanted, before, 0.0)
         fail_point("proxy.reloaded")
 
-    def _await(self, wanted: str, before: Optional[bytes], seconds: float = _READY_SECONDS) -> None:
+    def _await(self, wanted: str, before: bytes | None, seconds: float = _READY_SECONDS) -> None:
         """Wait until the proxy runs by the configuration that was written; the one before it is put back if not."""
         if not wait_until(lambda: self.socket.loaded() == wanted, seconds):
             log = self.engine.command(["docker", "logs", "--tail", "30", self.name], "read the proxy's log")
@@ -425,7 +428,7 @@ class Proxy:
 
     # --- looking
 
-    def facts(self) -> Optional[Dict[str, Any]]:
+    def facts(self) -> dict[str, Any] | None:
         """What the proxy does for this service; None when that is nothing."""
         entry = self.entry()
         if entry is None:
@@ -455,6 +458,6 @@ def _digest(entries: Sequence[Entry]) -> str:
     return proxy_config.digest(entries, ipv6=has_ipv6())
 
 
-def _listed(claim: Claim) -> Dict[str, Any]:
-    found: Dict[str, Any] = json.loads(json.dumps(asdict(claim)))
+def _listed(claim: Claim) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(asdict(claim)))
     return found

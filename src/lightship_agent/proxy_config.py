@@ -4,12 +4,17 @@ Nothing gets into the text that did not pass an allow-list before (``requests.pr
 alone to write; HAProxy itself checks it before it is used (``proxy.Proxy``).
 """
 
-import hashlib
-import re
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.errors import Refused
 from lightship_agent.records import asdict, dataclass, replace
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "CONF",
@@ -31,18 +36,18 @@ DEFAULT_IMAGE = "haproxy:2.6"
 RETRY_AFTER = 120
 NOWHERE = 1
 """The port of a server that leads nowhere: nothing is ever asked of it."""
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_NAME = r"[a-z0-9][a-z0-9-]{0,62}"
 
 
 @dataclass(frozen=True)
 class Claim:
     """What a service wants of the proxy. ``port`` is where it listens inside its container; 0 is "no such port"."""
 
-    hosts: Tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     address: str = ""
     http: int = 80
     https: int = 0
-    certificates: Tuple[str, ...] = ()
+    certificates: tuple[str, ...] = ()
     redirect: bool = False
     timeout: float = 120.0
     port: int = 8000
@@ -50,13 +55,13 @@ class Claim:
     acme_port: int = 0
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> "Claim":
+    def from_dict(cls, found: Mapping[str, Any]) -> Claim:
         """From a file of our own."""
         lists = {name: tuple(map(str, found.get(name) or ())) for name in ("hosts", "certificates")}
         return cls(**{**found, **lists})
 
     @property
-    def ports(self) -> Tuple[int, ...]:
+    def ports(self) -> tuple[int, ...]:
         """The server's ports that it wants."""
         return tuple(port for port in (self.http, self.https) if port)
 
@@ -72,14 +77,14 @@ class Entry:
     service: str
     claim: Claim
     slot: int = 0
-    ports: Tuple[int, int] = (NOWHERE, NOWHERE)
+    ports: tuple[int, int] = (NOWHERE, NOWHERE)
     instance: int = 0
-    certificates: Tuple[str, ...] = ()
-    maintenance: Optional[float] = None
+    certificates: tuple[str, ...] = ()
+    maintenance: float | None = None
     page: str = ""
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> "Entry":
+    def from_dict(cls, found: Mapping[str, Any]) -> Entry:
         """From a file of our own."""
         ports = tuple(int(port) for port in found["ports"])
         return cls(
@@ -93,7 +98,7 @@ class Entry:
             page=str(found.get("page") or ""),
         )
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The file's content."""
         return asdict(self)
 
@@ -102,7 +107,7 @@ class Entry:
         """The port that is asked."""
         return self.ports[self.slot]
 
-    def leading_to(self, instance: int, port: int) -> "Entry":
+    def leading_to(self, instance: int, port: int) -> Entry:
         """The same, with another container asked: by the server of the backend that is not in use."""
         if self.upstream == port:
             return replace(self, instance=instance)
@@ -116,7 +121,7 @@ def backend(service: str) -> str:
     return f"service_{service}"
 
 
-def binds(entries: Sequence[Entry]) -> Dict[int, str]:
+def binds(entries: Sequence[Entry]) -> dict[int, str]:
     """The ports that the proxy listens on, each with the address (empty: all)."""
     return {port: entry.claim.address for entry in entries for port in entry.claim.ports}
 
@@ -150,6 +155,8 @@ def _conflict(other: Entry, what: str) -> Refused:
 def digest(entries: Sequence[Entry], *, ipv6: bool = False) -> str:
     """What a running proxy must have loaded; where its backends lead is told to it while it runs, and no part of it."""
     still = [replace(entry, slot=0, ports=(NOWHERE, NOWHERE), instance=0) for entry in entries]
+    import hashlib  # noqa: PLC0415 - it loads OpenSSL, which takes a tenth of an agent's start
+
     return hashlib.sha256(_text(still, "", ipv6).encode("ascii")).hexdigest()[:16]
 
 
@@ -161,7 +168,7 @@ def render(entries: Sequence[Entry], *, ipv6: bool = False) -> str:
 def _text(entries: Sequence[Entry], mark: str, ipv6: bool) -> str:
     entries = sorted(entries, key=lambda entry: entry.service)
     for entry in entries:
-        if not _NAME.fullmatch(entry.service):
+        if not re.fullmatch(_NAME, entry.service):
             raise ValueError(entry.service)
     lines = ["# Written by lightship from state/ beside this file: changes made here are lost.", *_global(mark)]
     for port in sorted(binds(entries)):
@@ -171,7 +178,7 @@ def _text(entries: Sequence[Entry], mark: str, ipv6: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _global(mark: str) -> List[str]:
+def _global(mark: str) -> list[str]:
     return [
         "global",
         f"  description lightship-{mark}",
@@ -209,7 +216,7 @@ def _global(mark: str) -> List[str]:
     ]
 
 
-def _frontend(port: int, entries: Sequence[Entry], ipv6: bool) -> List[str]:
+def _frontend(port: int, entries: Sequence[Entry], ipv6: bool) -> list[str]:
     secure = any(entry.claim.https == port for entry in entries)
     address = entries[0].claim.address
     where = f"[{address}]" if ":" in address else address
@@ -250,7 +257,7 @@ def _redirect(claim: Claim, asked: str) -> str:
     return f"  http-request redirect code 308 location {target} if !{_CHALLENGE} {asked}".rstrip()
 
 
-def _backend(entry: Entry) -> List[str]:
+def _backend(entry: Entry) -> list[str]:
     claim = entry.claim
     lines = [f"backend {backend(entry.service)}", f"  timeout server {int(claim.timeout * 1000)}ms"]
     if entry.maintenance is None:
@@ -269,7 +276,7 @@ def _backend(entry: Entry) -> List[str]:
     return lines
 
 
-def _forwarded() -> List[str]:
+def _forwarded() -> list[str]:
     return [
         "  http-request set-header X-Forwarded-Proto https if { ssl_fc }",
         "  http-request set-header X-Forwarded-Proto http if !{ ssl_fc }",

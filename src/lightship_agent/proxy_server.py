@@ -1,11 +1,12 @@
 """What the proxy needs of this server: its container, ports that nobody has, certificates in the shape it reads."""
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import os
 import socket
 from pathlib import Path
-from typing import List
 
 from lightship_agent.errors import Refused
 from lightship_agent.proxy_config import CONF, RUN
@@ -26,7 +27,7 @@ def container_name(root: Path) -> str:
     return f"lightship-proxy-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
 
 
-def create_proxy_command(root: Path, image: str) -> List[str]:
+def create_proxy_command(root: Path, image: str) -> list[str]:
     """``docker create`` of the proxy. It reads its configuration, and has a directory for its sockets."""
     home = root / ".proxy"
     command = ["docker", "create", "--name", container_name(root), "--network", "host", "--restart", "always"]

@@ -1,11 +1,12 @@
 """The proxy's own word: commands over its runtime socket, and what it says it does."""
 
+from __future__ import annotations
+
 import os
 import re
 import socket
 import time
 from pathlib import Path
-from typing import Dict, List, Optional
 
 from lightship_agent.errors import AgentFailure
 from lightship_agent.system import open_directory
@@ -67,11 +68,11 @@ class RuntimeSocket:
             said = self.ask("; ".join(commands)).strip()
         except OSError as error:
             raise AgentFailure("proxy-silent", f"the proxy does not answer: {error}", hint=_HINT) from None
-        complaints = [line for line in said.splitlines() if line.strip() and not _HARMLESS.match(line)]
+        complaints = [line for line in said.splitlines() if line.strip() and not re.match(_HARMLESS, line)]
         if complaints:
             raise AgentFailure("proxy-refused", f"the proxy refuses: {complaints[0][:300]}", hint=_HINT)
 
-    def loaded(self) -> Optional[str]:
+    def loaded(self) -> str | None:
         """The mark of the configuration that it runs by; None when it does not answer."""
         try:
             match = re.search(r"^description: lightship-(\w+)$", self.ask("show info"), re.MULTILINE)
@@ -79,7 +80,7 @@ class RuntimeSocket:
             return None
         return match.group(1) if match else None
 
-    def asked_port(self, backend: str) -> Optional[int]:
+    def asked_port(self, backend: str) -> int | None:
         """The loopback port that a backend's requests go to; None when there is none, or more than one."""
         found = [
             int(row["srv_port"])
@@ -88,7 +89,7 @@ class RuntimeSocket:
         ]
         return found[0] if len(found) == 1 else None
 
-    def _states(self, backend: str) -> List[Dict[str, str]]:
+    def _states(self, backend: str) -> list[dict[str, str]]:
         try:
             lines = [line for line in self.ask(f"show servers state {backend}").splitlines() if line.strip()]
         except OSError:
@@ -106,7 +107,7 @@ class RuntimeSocket:
             return 0
         return sum(int(row[column]) for row in rows if row[:2] == [backend, server] and row[column].isdigit())
 
-    def certificates(self) -> List[Dict[str, str]]:
+    def certificates(self) -> list[dict[str, str]]:
         """The certificates that it has loaded: ``file``, ``until`` and ``names``."""
         found = []
         try:
@@ -124,4 +125,4 @@ class RuntimeSocket:
 
 _HINT = "see why: docker logs lightship-proxy; the next deploy puts it right"
 # HAProxy tells of a change of address as it does of an error.
-_HARMLESS = re.compile(r"(?i)(IP|port) changed|no need to change|nothing changed")
+_HARMLESS = r"(?i)(IP|port) changed|no need to change|nothing changed"

@@ -19,9 +19,8 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import IO, Any
 
-from lightship_agent import failpoints, system
+from lightship_agent import TYPE_CHECKING, failpoints, system
 from lightship_agent import release as releases
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.failpoints import fail_point
@@ -33,6 +32,9 @@ from lightship_agent.requests import ReceiveRequest
 from lightship_agent.space import require_space
 from lightship_agent.state import load_state
 from lightship_agent.system import Completed
+
+if TYPE_CHECKING:
+    from typing import IO, Any
 
 __all__ = ["Receiver"]
 

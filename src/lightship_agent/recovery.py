@@ -3,9 +3,9 @@
 All that is needed stands in the journal (``rollout.Situation``). After it the service's pointers name what serves.
 """
 
-from typing import Any, Dict
+from __future__ import annotations
 
-from lightship_agent import handover
+from lightship_agent import TYPE_CHECKING, handover
 from lightship_agent import release as releases
 from lightship_agent.errors import AgentFailure, Degraded, contained
 from lightship_agent.failpoints import fail_point, register
@@ -13,6 +13,9 @@ from lightship_agent.journal import Pending
 from lightship_agent.records import replace
 from lightship_agent.rollout import Rollout, Situation, Tools
 from lightship_agent.state import load_state, save_state
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["adopt", "recover"]
 
@@ -41,7 +44,7 @@ def adopt(tools: Tools) -> None:
             return
 
 
-def recover(tools: Tools, pending: Pending) -> Dict[str, Any]:
+def recover(tools: Tools, pending: Pending) -> dict[str, Any]:
     """Finish or undo a rollout that ended in the middle; returns what it was and what became of it."""
     told = {"rollout": pending.rollout, "kind": pending.kind, "commit": pending.commit, "previous": pending.previous}
     releases.clean_unfinished(tools.paths)
@@ -70,7 +73,7 @@ def recover(tools: Tools, pending: Pending) -> Dict[str, Any]:
         return {**told, "outcome": "degraded", "reason": error.message}
 
 
-def _finish(rollout: Rollout, *, verified: bool) -> Dict[str, Any]:
+def _finish(rollout: Rollout, *, verified: bool) -> dict[str, Any]:
     """Bring a rollout that went live to its end. What was written down as stable is not questioned again."""
     if not verified:
         try:

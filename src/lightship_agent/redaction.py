@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.parse
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
 
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.instance import env_files
 from lightship_agent.paths import ServicePaths
 from lightship_agent.system import atomic_write, read_trusted
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Redaction", "parts"]
 
@@ -118,6 +120,7 @@ def _forms(value: str) -> set[str]:
     """The ways in which a program is likely to write ``value``."""
     import base64  # noqa: PLC0415 - most services have no secrets, and then nobody pays for it
     import shlex  # noqa: PLC0415
+    import urllib.parse  # noqa: PLC0415
 
     data = value.encode("utf-8", "surrogatepass")
     as_json, as_json_plain = json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]

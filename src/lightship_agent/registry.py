@@ -1,7 +1,8 @@
 """What a registry's refusals mean. Docker tells them only in words; each becomes an error with a code and a hint."""
 
+from __future__ import annotations
+
 import re
-from typing import Optional
 
 from lightship_agent.errors import AgentFailure
 from lightship_agent.system import Completed
@@ -49,7 +50,7 @@ _KINDS = (
     ),
 )
 _LOGIN = r"unauthorized|no basic auth|authentication required|incorrect username|error getting credentials|status: 401"
-_DIGEST = re.compile(r"(?i)\bdigest: (sha256:[0-9a-f]{64})\b")
+_DIGEST = r"(?i)\bdigest: (sha256:[0-9a-f]{64})\b"
 
 
 def host_of(image: str) -> str:
@@ -69,7 +70,7 @@ def repository_of(image: str) -> str:
 
 def digest_of(done: Completed) -> str:
     """The digest that a pull or a push has told; empty when it told none."""
-    found = _DIGEST.findall(done.out)
+    found = re.findall(_DIGEST, done.out)
     return str(found[-1]) if found else ""
 
 
@@ -93,7 +94,7 @@ def registry_failure(what: str, image: str, done: Completed) -> AgentFailure:
     )
 
 
-def _kind(reason: str) -> "Optional[tuple[str, str, str]]":
+def _kind(reason: str) -> tuple[str, str, str] | None:
     if "no space left" in reason.lower():
         return None
     for code, pattern, words, hint in _KINDS:

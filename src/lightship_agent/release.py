@@ -34,15 +34,17 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from lightship_agent import failpoints, system
+from lightship_agent import TYPE_CHECKING, failpoints, system
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.failpoints import fail_point
 from lightship_agent.git import Mirror, ModeChange
 from lightship_agent.names import printable, valid_commit, valid_path
 from lightship_agent.paths import CONTAINER_SHARED, ServicePaths
 from lightship_agent.records import asdict, dataclass, field, fields, replace
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "STATES",
@@ -90,7 +92,7 @@ _CACHE = b"__pycache__"
 # With so many changes, one syncfs(2) is sooner done than each file by itself.
 _MANY_CHANGES = 200
 # Names that may mean .git to some file system. git itself decides whether to take them: they are left to a fresh tree.
-_ODD = re.compile(rb"(?:\.git(?:[. :\\].*)?|git~.*|.*[\\:].*)", re.IGNORECASE | re.DOTALL)
+_ODD = rb"(?is)(?:\.git(?:[. :\\].*)?|git~.*|.*[\\:].*)"
 
 
 # --- what is written down of a release ------------------------------------------
@@ -488,7 +490,7 @@ def _move(
 
 def _check(change: ModeChange) -> None:
     parts = change.path.split(b"/")
-    if any(part in (b"", b".", b"..") or _ODD.fullmatch(part) for part in parts):
+    if any(part in (b"", b".", b"..") or re.fullmatch(_ODD, part) for part in parts):
         raise _Unfit("a name is left to git's own rules")
     if change.new_mode == _LINK and parts[-1].lower().startswith(b".git"):
         raise _Unfit("a link is left to git's own rules")

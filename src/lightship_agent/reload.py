@@ -5,10 +5,12 @@
 after ``current`` was renamed.
 """
 
-import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from __future__ import annotations
 
-from lightship_agent import slots
+import time
+from collections.abc import Callable
+
+from lightship_agent import TYPE_CHECKING, slots
 from lightship_agent.container import Container, Engine, exec_command
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
@@ -16,6 +18,9 @@ from lightship_agent.paths import CONTAINER_CODE, ServicePaths
 from lightship_agent.records import dataclass, replace
 from lightship_agent.slots import MAIN, SLOT_NAMES, InstanceOrder, SlotOrder, SlotView, Worker
 from lightship_agent.system import atomic_write, read_trusted, run
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Booted", "Patience", "SlotReload", "TouchReload", "Watched", "live_slot", "wait_until"]
 
@@ -55,7 +60,7 @@ class Booted:
 
 
 def wait_until(
-    look: Callable[[], bool], seconds: float, *, alive: Optional[Callable[[], None]] = None, every: float = LOOK
+    look: Callable[[], bool], seconds: float, *, alive: Callable[[], None] | None = None, every: float = LOOK
 ) -> bool:
     """Look every few milliseconds until it is so; False when the time is over. ``alive`` may raise to end the wait."""
     deadline = time.monotonic() + seconds
@@ -71,7 +76,7 @@ def wait_until(
     return True
 
 
-def live_slot(order: Optional[InstanceOrder], current: Optional[str]) -> Optional[str]:
+def live_slot(order: InstanceOrder | None, current: str | None) -> str | None:
     """The slot that runs what ``current`` names, or None."""
     for name, slot in (order.slots if order else {}).items():
         if slot.release == current:
@@ -96,7 +101,7 @@ class Watched:
         self.engine = engine
         self.container = container
         self._checkpoint = checkpoint
-        self._restarts: Optional[int] = None
+        self._restarts: int | None = None
 
     def alive(self) -> None:
         """Raise when the container is gone, stopped or was started again meanwhile, or the rollout was called off."""
@@ -151,7 +156,7 @@ class SlotReload:
 
     def wait_booted(self, slot: str, release: str, generation: int) -> Booted:
         """Wait until every worker of the slot has announced the release; raises ``Refused`` when it cannot boot."""
-        view: List[SlotView] = []
+        view: list[SlotView] = []
 
         def seen() -> bool:
             failure = slots.read_failure(self.paths, self.instance, slot, generation)
@@ -175,9 +180,9 @@ class SlotReload:
             )
         return _booted(slot, view[0])
 
-    def wait_serving(self, release: str, slot: str) -> List[Worker]:
+    def wait_serving(self, release: str, slot: str) -> list[Worker]:
         """Wait until every worker of the slot serves, and no idle worker of the other one does."""
-        view: List[SlotView] = []
+        view: list[SlotView] = []
 
         def seen() -> bool:
             view[:] = [slots.read_slot(self.paths, self.instance, slot)]
@@ -198,9 +203,9 @@ class SlotReload:
 
         return wait_until(drained, self.patience.requests)
 
-    def wait_parked(self, slot: str) -> List[Worker]:
+    def wait_parked(self, slot: str) -> list[Worker]:
         """Wait until the workers of the slot that left take no new request; returns those still in one."""
-        busy: List[Worker] = []
+        busy: list[Worker] = []
 
         def quiet() -> bool:
             view = slots.read_slot(self.paths, self.instance, slot)
@@ -284,13 +289,13 @@ class TouchReload:
         """Whether every worker of the one uWSGI runs the release as things are."""
         return slots.read_slot(self.paths, self.container.instance, MAIN).proven(release, None, ("serving",))
 
-    def wait_serving(self, release: str, *, new: bool = False) -> List[Worker]:
+    def wait_serving(self, release: str, *, new: bool = False) -> list[Worker]:
         """Wait until every worker of the one uWSGI says that it runs the release.
 
         A ``new`` one that cannot be loaded ends the wait at once. One that ran before is tried until it comes up, as
         Supervisor does: what it lacked may have been a database that was not there yet.
         """
-        view: List[SlotView] = []
+        view: list[SlotView] = []
 
         def seen() -> bool:
             failure = self._failure(MAIN, release) if new else None
@@ -303,7 +308,7 @@ class TouchReload:
             raise AgentFailure("not-serving", f"not every worker runs release {release[:7]}", detail=_states(view))
         return view[0].workers
 
-    def _failure(self, slot: str, release: str) -> Optional[slots.Failure]:
+    def _failure(self, slot: str, release: str) -> slots.Failure | None:
         """Why the release could not be loaded there; what another one left behind is none of it."""
         found = slots.read_failure(self.paths, self.container.instance, slot, None)
         return found if found and found.release == release else None
@@ -314,7 +319,7 @@ def _with_slot(order: InstanceOrder, name: str, slot: SlotOrder) -> InstanceOrde
 
 
 def _booted(slot: str, view: SlotView) -> Booted:
-    found: Dict[str, Any] = dict(view.booted or {})
+    found: dict[str, Any] = dict(view.booted or {})
     return Booted(slot, len(view.workers), _seconds(found.get("import_seconds")), _seconds(found.get("test_seconds")))
 
 
@@ -322,14 +327,14 @@ def _seconds(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) and 0 <= value < LONGEST else 0.0
 
 
-def _states(view: List[SlotView]) -> Dict[str, Any]:
-    seen: Tuple[SlotView, ...] = tuple(view)
+def _states(view: list[SlotView]) -> dict[str, Any]:
+    seen: tuple[SlotView, ...] = tuple(view)
     return {
         "workers": [worker.as_dict() for each in seen for worker in each.workers],
         "stats": bool(seen and seen[0].stats),
     }
 
 
-def idle_slot(live: Optional[str]) -> str:
+def idle_slot(live: str | None) -> str:
     """The slot that does not serve."""
     return SLOT_NAMES[1] if live == SLOT_NAMES[0] else SLOT_NAMES[0]

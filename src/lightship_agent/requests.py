@@ -1,9 +1,11 @@
 """The arguments of the operations, read by allow-list: a wrong one is a ``ProtocolError`` before anything happens."""
 
-import base64
-import re
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
+from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.assets import Assets
 from lightship_agent.container import ContainerSettings
 from lightship_agent.errors import ProtocolError
@@ -15,21 +17,25 @@ from lightship_agent.records import dataclass
 from lightship_agent.release import shared_paths
 from lightship_agent.roles import NO_WEB, role_orders
 
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+
 __all__ = ["Check", "Migration", "PrepareRequest", "Reader", "ReceiveRequest"]
 
 KINDS = ("code", "container", "full")
 PARTS = ("ask", "begin", "data", "end")
 LARGEST_PACK = 1 << 40
 RELOADS = ("swap", "touch", "chain", NO_WEB)
-APP = re.compile(r"(?=.{1,255}\Z)[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?")
-IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._/:@-]{0,300}")
-SECRET_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,100}")
-DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}")
-INSIDE = re.compile(r"[A-Za-z0-9._/ -]{1,300}")
+APP = r"(?=.{1,255}\Z)[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?"
+IMAGE = r"[a-zA-Z0-9][a-zA-Z0-9._/:@-]{0,300}"
+IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]{0,100}"
+DIFF_ID = r"sha256:[0-9a-f]{64}"
+INSIDE = r"[A-Za-z0-9._/ -]{1,300}"
 LONGEST_HEALTH = 3600.0
 LONGEST_ASSETS = 366 * 86400.0
-STATUS = re.compile(r"[1-5][0-9]{2}(-[1-5][0-9]{2})?", re.ASCII)
-T = TypeVar("T")
+STATUS = r"[1-5][0-9]{2}(-[1-5][0-9]{2})?"
 
 
 def _wrong(field: str, value: Any, rule: str) -> ProtocolError:
@@ -58,13 +64,13 @@ class Reader:
         value = self._found.get(name)
         return default if value is None else value
 
-    def text(self, name: str, default: Optional[str] = None, pattern: Optional["re.Pattern[str]"] = None) -> str:
+    def text(self, name: str, default: str | None = None, pattern: str | None = None) -> str:
         """A string; a missing one is an error unless there is a default."""
         value = self._found.get(name, default)
         if not _is_text(value):
             raise _wrong(self._where + name, value, "is not a string")
-        if pattern is not None and value != default and not pattern.fullmatch(value):
-            raise _wrong(self._where + name, value, f"does not match {pattern.pattern}")
+        if pattern is not None and value != default and not re.fullmatch(pattern, value):
+            raise _wrong(self._where + name, value, f"does not match {pattern}")
         return str(value)
 
     def seconds(self, name: str, default: float, high: float = 86400.0) -> float:
@@ -88,50 +94,50 @@ class Reader:
             raise _wrong(self._where + name, value, "is neither true nor false")
         return value
 
-    def choice(self, name: str, choices: Sequence[str], default: Optional[str] = None) -> str:
+    def choice(self, name: str, choices: Sequence[str], default: str | None = None) -> str:
         """One of the choices."""
         value = self._found.get(name, default)
         if value not in choices:
             raise _wrong(self._where + name, value, f"is none of {', '.join(choices)}")
         return str(value)
 
-    def texts(self, name: str) -> Tuple[str, ...]:
+    def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings; missing is an empty one."""
         value = self._given(name, [])
         if not isinstance(value, list) or not all(map(_is_text, value)):
             raise _wrong(self._where + name, value, "is not a list of strings")
         return tuple(value)
 
-    def matching(self, name: str, pattern: "re.Pattern[str]") -> Tuple[str, ...]:
+    def matching(self, name: str, pattern: str) -> tuple[str, ...]:
         """A list of strings that all match; missing is an empty one."""
         values = self.texts(name)
         for value in values:
-            if not pattern.fullmatch(value):
-                raise _wrong(self._where + name, value, f"does not match {pattern.pattern}")
+            if not re.fullmatch(pattern, value):
+                raise _wrong(self._where + name, value, f"does not match {pattern}")
         return values
 
-    def table(self, name: str) -> Dict[str, str]:
+    def table(self, name: str) -> dict[str, str]:
         """An object of strings; missing is an empty one."""
         value = self._given(name, {})
         if not isinstance(value, dict) or not all(map(_is_text, (*value.keys(), *value.values()))):
             raise _wrong(self._where + name, value, "is not an object of strings")
         return dict(value)
 
-    def inner(self, name: str) -> Optional[Mapping[str, Any]]:
+    def inner(self, name: str) -> Mapping[str, Any] | None:
         """An object inside, or None."""
         value = self._found.get(name)
         if value is not None and not isinstance(value, dict):
             raise _wrong(self._where + name, value, "is not an object")
         return value
 
-    def items(self, name: str, parse: Callable[["Reader"], T]) -> List[T]:
+    def items(self, name: str, parse: Callable[[Reader], T]) -> list[T]:
         """A list of objects."""
         value = self._given(name, [])
         if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
             raise _wrong(self._where + name, value, "is not a list of objects")
         return [parse(Reader(each, f"{self._where}{name}[{index}].")) for index, each in enumerate(value)]
 
-    def environment(self, name: str) -> Dict[str, str]:
+    def environment(self, name: str) -> dict[str, str]:
         """Variables as ``--env-file`` can carry them: one line each."""
         found = self.table(name)
         for key, value in found.items():
@@ -152,7 +158,7 @@ class Check:
     required: bool
 
     @classmethod
-    def parse(cls, read: Reader) -> "Check":
+    def parse(cls, read: Reader) -> Check:
         """From the protocol's JSON."""
         command = read.texts("command")
         if not command:
@@ -169,7 +175,7 @@ class Migration:
     state: Sequence[str]
 
     @classmethod
-    def parse(cls, found: Optional[Mapping[str, Any]]) -> Optional["Migration"]:
+    def parse(cls, found: Mapping[str, Any] | None) -> Migration | None:
         """From the protocol's JSON; None when nothing is to be migrated."""
         if found is None:
             return None
@@ -187,8 +193,8 @@ class PrepareRequest:
     commit: str
     kind: str
     app: str
-    health: Optional[HealthCheck]
-    health_raw: Optional[Mapping[str, Any]]
+    health: HealthCheck | None
+    health_raw: Mapping[str, Any] | None
     patience: float
     boot_timeout: float
     soak: float
@@ -196,19 +202,19 @@ class PrepareRequest:
     shared: Sequence[str]
     keep: int
     checks: Sequence[Check]
-    migrate: Optional[Migration]
+    migrate: Migration | None
     retry: bool
     why: str
-    container: Optional[ContainerSettings]
+    container: ContainerSettings | None
     stored: bool
-    env: Optional[Mapping[str, str]]
+    env: Mapping[str, str] | None
     secrets: Sequence[str]
-    proxy: Optional[Claim] = None
-    assets: Optional[Assets] = None
+    proxy: Claim | None = None
+    assets: Assets | None = None
     keep_warm: int = 0
 
     @classmethod
-    def parse(cls, args: Mapping[str, Any]) -> "PrepareRequest":
+    def parse(cls, args: Mapping[str, Any]) -> PrepareRequest:
         """From the protocol's JSON."""
         read = Reader(args)
         health = read.inner("health")
@@ -252,7 +258,7 @@ class ReceiveRequest:
     data: bytes
 
     @classmethod
-    def parse(cls, args: Mapping[str, Any]) -> "ReceiveRequest":
+    def parse(cls, args: Mapping[str, Any]) -> ReceiveRequest:
         """From the protocol's JSON."""
         read = Reader(args)
         return cls(
@@ -264,6 +270,8 @@ class ReceiveRequest:
 
 
 def _decoded(text: str) -> bytes:
+    import base64  # noqa: PLC0415 - only a server to which code is sent needs it
+
     try:
         found = base64.b64decode(text.encode("ascii"), validate=True)
     except (ValueError, UnicodeEncodeError):
@@ -273,7 +281,7 @@ def _decoded(text: str) -> bytes:
     return found
 
 
-def _assets(found: Optional[Mapping[str, Any]]) -> Optional[Assets]:
+def _assets(found: Mapping[str, Any] | None) -> Assets | None:
     if found is None:
         return None
     read = Reader(found, "assets.")
@@ -281,24 +289,22 @@ def _assets(found: Optional[Mapping[str, Any]]) -> Optional[Assets]:
     return Assets(directory, read.seconds("seconds", 0.0, LONGEST_ASSETS))
 
 
-HOST_NAME = re.compile(
-    r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII
-)
-SERVER_PATH = re.compile(r"(?=.{1,500}\Z)(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._@+~=-]+)+", re.ASCII)
-ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9a-fA-F:]{2,45}", re.ASCII)
+HOST_NAME = r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
+SERVER_PATH = r"(?=.{1,500}\Z)(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._@+~=-]+)+"
+ADDRESS = r"[0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9a-fA-F:]{2,45}"
 
 
-def proxy_claim(found: Optional[Mapping[str, Any]]) -> Optional[Claim]:
+def proxy_claim(found: Mapping[str, Any] | None) -> Claim | None:
     """What a service wants of the proxy; None for nothing. All of it gets into the proxy's configuration."""
     if found is None:
         return None
     read = Reader(found, "proxy.")
     hosts, certificates = read.texts("hosts"), read.texts("certificates")
     for host in hosts:
-        if not HOST_NAME.fullmatch(host):
+        if not re.fullmatch(HOST_NAME, host):
             raise _wrong("proxy.hosts", host, "is not a host name in lower case")
     for path in certificates:
-        if not SERVER_PATH.fullmatch(path):
+        if not re.fullmatch(SERVER_PATH, path):
             raise _wrong("proxy.certificates", path, "is not a plain absolute path")
     claim = Claim(
         hosts=tuple(dict.fromkeys(hosts)),
@@ -318,10 +324,10 @@ def proxy_claim(found: Optional[Mapping[str, Any]]) -> Optional[Claim]:
 
 
 def _is_status(value: Any) -> bool:
-    return isinstance(value, (int, str)) and STATUS.fullmatch(str(value)) is not None
+    return isinstance(value, (int, str)) and re.fullmatch(STATUS, str(value)) is not None
 
 
-def _health(found: Optional[Mapping[str, Any]]) -> Optional[HealthCheck]:
+def _health(found: Mapping[str, Any] | None) -> HealthCheck | None:
     if found is None:
         return None
     read = Reader(found, "health.")

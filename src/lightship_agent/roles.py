@@ -5,23 +5,29 @@ A role is a command that lightship runs under the container's Supervisor, or a p
 ``instances/<n>.json`` beside the slots. Pure: nothing here touches the disk.
 """
 
+from __future__ import annotations
+
 import math
 import re
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
 
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.errors import ProtocolError
 from lightship_agent.names import printable
 from lightship_agent.paths import CONTAINER_CODE
 from lightship_agent.records import dataclass, replace
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["NO_WEB", "SIGNALS", "RoleOrder", "render_conf", "role_orders"]
 
 NO_WEB = "roles"
 """The reload way of a server that runs no uWSGI: its roles are all that is restarted there."""
 SIGNALS = ("TERM", "INT", "QUIT")
-NAME = re.compile(r"(?=.{1,40}\Z)[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*", re.ASCII)
-PROGRAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}", re.ASCII)
-PYTHON = re.compile(r"/[A-Za-z0-9._/+-]{1,250}", re.ASCII)
+NAME = r"(?=.{1,40}\Z)[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*"
+PROGRAM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}"
+PYTHON = r"/[A-Za-z0-9._/+-]{1,250}"
 DEFAULT_PYTHON = "/opt/venv/bin/python3"
 MOST_ROLES, MOST_PROCESSES, MOST_WORDS = 50, 100, 100
 LONGEST_PATIENCE, LONGEST_SETTLE = 86400.0, 300.0
@@ -44,10 +50,10 @@ class RoleOrder:
     patience: float
     settle: float
     signal: str
-    release: Optional[str] = None
+    release: str | None = None
     generation: int = 0
 
-    def definition(self) -> Dict[str, Any]:
+    def definition(self) -> dict[str, Any]:
         """What the role is, without what it is to run."""
         return {
             "command": list(self.command),
@@ -58,15 +64,15 @@ class RoleOrder:
             "signal": self.signal,
         }
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As ``instances/<n>.json`` has it."""
         return {**self.definition(), "release": self.release, "generation": self.generation}
 
-    def running(self, release: str, generation: int) -> "RoleOrder":
+    def running(self, release: str, generation: int) -> RoleOrder:
         """The role, told to run a release."""
         return replace(self, release=release, generation=generation)
 
-    def resting(self) -> "RoleOrder":
+    def resting(self) -> RoleOrder:
         """The role, told to stop."""
         return replace(self, release=None)
 
@@ -81,7 +87,7 @@ def _number(name: str, key: str, value: Any, low: float, high: float) -> float:
     return float(value)
 
 
-def _command(name: str, value: Any) -> List[str]:
+def _command(name: str, value: Any) -> list[str]:
     """A list of arguments, each on one line: they are written to a file, and shown."""
     words = value if isinstance(value, list) else None
     if words is None or len(words) > MOST_WORDS:
@@ -96,12 +102,12 @@ def _command(name: str, value: Any) -> List[str]:
 
 def parse_role(name: str, found: Any) -> RoleOrder:
     """A role from JSON of outside; a wrong one is a ``ProtocolError`` that names the key."""
-    if not NAME.fullmatch(name) or name == "web":
+    if not re.fullmatch(NAME, name) or name == "web":
         raise ProtocolError("bad-value", f"roles: {printable(name)} is no role's name")
     if not isinstance(found, Mapping):
         raise _wrong(name, "is not an object")
     command, program = _command(name, found.get("command", [])), found.get("program", "")
-    if not isinstance(program, str) or (program and not PROGRAM.fullmatch(program)):
+    if not isinstance(program, str) or (program and not re.fullmatch(PROGRAM, program)):
         raise _wrong(name, f"program {printable(program)} is no program's name")
     if bool(command) == bool(program):
         raise _wrong(name, "must have a command or a program, and not both")
@@ -121,14 +127,14 @@ def parse_role(name: str, found: Any) -> RoleOrder:
     )
 
 
-def role_orders(found: Mapping[str, Any]) -> Dict[str, RoleOrder]:
+def role_orders(found: Mapping[str, Any]) -> dict[str, RoleOrder]:
     """The roles of JSON of outside, or of what this agent once wrote of it."""
     if len(found) > MOST_ROLES:
         raise ProtocolError("bad-value", f"roles: there are more than {MOST_ROLES}")
     return {name: parse_role(name, role) for name, role in found.items()}
 
 
-def read_back(found: Mapping[str, Any]) -> Dict[str, RoleOrder]:
+def read_back(found: Mapping[str, Any]) -> dict[str, RoleOrder]:
     """The roles of an ``instances/<n>.json``."""
     return {
         name: replace(parse_role(name, role), release=role.get("release"), generation=int(role.get("generation", 0)))
@@ -175,7 +181,7 @@ def render_conf(instance: int, roles: Mapping[str, RoleOrder], python: str) -> s
 
     A role's command is not here: the launcher reads it from JSON, so nothing has to be quoted.
     """
-    python = python if PYTHON.fullmatch(python) else DEFAULT_PYTHON
+    python = python if re.fullmatch(PYTHON, python) else DEFAULT_PYTHON
     text = _HEAD.format(instance=instance)
     if roles:
         text += _KEEPER.format(instance=instance, python=python, code=CONTAINER_CODE)

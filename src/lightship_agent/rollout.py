@@ -5,12 +5,13 @@ conversation can do either after a kill at any point (``recover``), with nothing
 engine.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import time
-from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional
 
-from lightship_agent import handover, slots
+from lightship_agent import TYPE_CHECKING, handover, slots
 from lightship_agent import release as releases
 from lightship_agent.assets import Assets, sweep
 from lightship_agent.checks import Warnings, prepare_shared, run_checks, run_migration
@@ -40,6 +41,11 @@ from lightship_agent.state import ServiceState, load_state, save_state
 from lightship_agent.system import Run, atomic_write, detached
 from lightship_agent.warm import too_little_memory, warm_slot
 
+if TYPE_CHECKING:
+    from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional
+
+    Step = Callable[[str], ContextManager[Dict[str, Any]]]
+
 __all__ = ["Rollout", "Situation", "Tools"]
 
 register(
@@ -60,7 +66,6 @@ register(
 )
 
 HEALTH_DEFAULT = 5.0
-Step = Callable[[str], ContextManager[Dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class Rollout:
     # --- prepare ------------------------------------------------------------------
 
     @classmethod
-    def prepare(cls, tools: Tools, request: PrepareRequest) -> "tuple[Rollout, Dict[str, Any]]":
+    def prepare(cls, tools: Tools, request: PrepareRequest) -> tuple[Rollout, Dict[str, Any]]:
         """Bring the release to the point where one step makes it live. Nothing that serves is changed."""
         refuse_failed(tools.paths, request)
         tools.guard()
@@ -201,7 +206,7 @@ class Rollout:
             "migration": self.migration,
         }
 
-    def _try_release(self, request: PrepareRequest) -> "tuple[Booted, List[Dict[str, Any]]]":
+    def _try_release(self, request: PrepareRequest) -> tuple[Booted, List[Dict[str, Any]]]:
         """A code deploy: boot the release beside the old one, in the container that runs."""
         situation = self.situation
         container = self._running_container()
@@ -268,7 +273,7 @@ class Rollout:
                 self._wait_serving(container, situation.previous, situation.old_slot)
         return container
 
-    def _try_image(self, request: PrepareRequest) -> "tuple[Booted, List[Dict[str, Any]]]":
+    def _try_image(self, request: PrepareRequest) -> tuple[Booted, List[Dict[str, Any]]]:
         """A container deploy: boot the release in a container that publishes nothing, then create the real one."""
         tools, situation = self.tools, self.situation
         instances, settings = tools.instances, self._settings()
@@ -302,7 +307,7 @@ class Rollout:
         instances.create(situation.instance, settings)
         return booted, checks
 
-    def _try_beside(self, request: PrepareRequest) -> "tuple[Booted, List[Dict[str, Any]]]":
+    def _try_beside(self, request: PrepareRequest) -> tuple[Booted, List[Dict[str, Any]]]:
         """A container deploy behind a proxy: the container itself is the candidate. Nobody is led to it yet."""
         tools, situation = self.tools, self.situation
         instances = tools.instances

@@ -9,12 +9,14 @@ written.
 An image's own program (``program``) does not announce itself: the keeper does so for the process that it had started.
 """
 
+from __future__ import annotations
+
 import json
 import re
 import time
-from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Tuple
+from collections.abc import Callable, Collection, Mapping
 
-from lightship_agent import slots
+from lightship_agent import TYPE_CHECKING, slots
 from lightship_agent.container import Container, Engine
 from lightship_agent.errors import AgentFailure, Refused
 from lightship_agent.failpoints import fail_point, register
@@ -24,6 +26,9 @@ from lightship_agent.records import dataclass, replace
 from lightship_agent.reload import Watched, wait_until
 from lightship_agent.roles import MOST_PROCESSES, RoleOrder
 from lightship_agent.system import read_untrusted
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["RoleProcess", "RoleView", "Roles", "read_roles", "roles_facts"]
 
@@ -52,14 +57,14 @@ class RoleProcess:
     role: str
     process: int
     pid: int
-    release: Optional[str]
+    release: str | None
     state: str
     problem: str = ""
     ends: int = 0
     up: float = 0.0
     """Seconds since its start, by this server's kernel."""
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As facts and results carry it."""
         return {
             "role": self.role,
@@ -76,7 +81,7 @@ class RoleView:
 
     name: str
     order: RoleOrder
-    processes: Tuple[RoleProcess, ...]
+    processes: tuple[RoleProcess, ...]
     missing: int
     heard: bool
     """Whether the keeper acts on this very order."""
@@ -127,7 +132,7 @@ def _status(paths: ServicePaths, instance: int) -> Mapping[str, Any]:
     return _json(paths, instance, "", "status.json", MAX_STATUS)
 
 
-def problems(paths: ServicePaths, instance: int) -> Optional[List[str]]:
+def problems(paths: ServicePaths, instance: int) -> list[str] | None:
     """What the keeper says is in the way of the roles; None while it says nothing."""
     found = _status(paths, instance).get("problems")
     return [_text(each, 500) for each in found[:10]] if isinstance(found, list) else None
@@ -135,13 +140,13 @@ def problems(paths: ServicePaths, instance: int) -> Optional[List[str]]:
 
 def read_roles(
     paths: ServicePaths, instance: int, orders: Mapping[str, RoleOrder], first_pid: int
-) -> Dict[str, RoleView]:
+) -> dict[str, RoleView]:
     """The roles of an instance as they are. ``first_pid`` is the container's first process, 0 when there is none."""
     if not orders:
         return {}
     told = _status(paths, instance).get("roles")
     known = processes_of(first_pid) if first_pid else None
-    found: Dict[str, RoleView] = {}
+    found: dict[str, RoleView] = {}
     for name, order in orders.items():
         role = told.get(name) if isinstance(told, dict) else None
         found[name] = _view(paths, instance, name, order, role if isinstance(role, dict) else {}, known or {})
@@ -209,7 +214,7 @@ def _process(
 
 def roles_facts(
     paths: ServicePaths, instance: int, orders: Mapping[str, RoleOrder], first_pid: int
-) -> Dict[str, Dict[str, Any]]:
+) -> dict[str, dict[str, Any]]:
     """The roles as the facts carry them: what each is to run, and its processes that are there."""
     return {
         name: {
@@ -248,7 +253,7 @@ class Roles:
         order = slots.read_order(self.paths, self.instance)
         return order.roles if order else {}
 
-    def look(self) -> Dict[str, RoleView]:
+    def look(self) -> dict[str, RoleView]:
         """The roles as they are."""
         return read_roles(self.paths, self.instance, self.orders, self._first_pid())
 
@@ -261,7 +266,7 @@ class Roles:
         """See in the container that Supervisor has what the roles need; raises ``Refused`` when it has not."""
         if not self.orders:
             return
-        seen: List[Optional[List[str]]] = [None]
+        seen: list[list[str] | None] = [None]
 
         def heard() -> bool:
             seen[0] = problems(self.paths, self.instance)
@@ -284,7 +289,7 @@ class Roles:
                 detail={"problems": seen[0]},
             )
 
-    def move(self, release: str, generation: Callable[[], int], *, programs: bool = False) -> List[RoleProcess]:
+    def move(self, release: str, generation: Callable[[], int], *, programs: bool = False) -> list[RoleProcess]:
         """Have every role run the release, and wait until each process was seen to; those that do so already go on.
 
         ``generation`` gives a number that no order had before. With ``programs`` the image's own are restarted in any
@@ -316,7 +321,7 @@ class Roles:
     def _problem(self) -> str:
         return next((view.problem for view in self.look().values() if view.problem), "")
 
-    def _seen(self) -> List[RoleProcess]:
+    def _seen(self) -> list[RoleProcess]:
         return [one for view in self.look().values() for one in view.processes]
 
     def _write(self, orders: Mapping[str, RoleOrder]) -> None:
@@ -374,7 +379,7 @@ class Roles:
         fail_point("roles.rested")
         return rested
 
-    def same(self, before: List[RoleProcess]) -> None:
+    def same(self, before: list[RoleProcess]) -> None:
         """See that the processes are still those; raises ``AgentFailure`` when one is not."""
         views = self.look()
         now = {(one.role, one.process): one for view in views.values() for one in view.processes}
@@ -389,9 +394,9 @@ class Roles:
                 )
 
 
-_SUPERVISOR = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ (?:INFO|WARN|CRIT|ERRO|DEBG) |lightship (?:roles|keeper): ")
+_SUPERVISOR = r"\d{4}-\d\d-\d\d [\d:,]+ (?:INFO|WARN|CRIT|ERRO|DEBG) |lightship (?:roles|keeper): "
 
 
 def _without_supervisor(log: str) -> str:
     """A container's log without what Supervisor and the keepers say: the last line is to be the service's own."""
-    return "\n".join(line for line in log.splitlines() if not _SUPERVISOR.match(line))
+    return "\n".join(line for line in log.splitlines() if not re.match(_SUPERVISOR, line))

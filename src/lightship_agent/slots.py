@@ -5,20 +5,26 @@ the statistics socket under ``run/<n>/slots/<slot>/``; those are read with ``sys
 links, opens nothing but regular files and reads no more than it is told to.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from lightship_agent import TYPE_CHECKING
 from lightship_agent.errors import AgentFailure
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.paths import ServicePaths
 from lightship_agent.records import dataclass, field
 from lightship_agent.roles import RoleOrder, read_back
 from lightship_agent.system import atomic_write, open_directory, read_untrusted
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "Failure",
@@ -61,14 +67,14 @@ class InstanceOrder:
     """What one instance is to run: the whole of ``instances/<n>.json``. Without ``web`` it runs no uWSGI."""
 
     app: str
-    health: Optional[Mapping[str, Any]]
+    health: Mapping[str, Any] | None
     patience: float
     shared: Sequence[str]
     slots: Mapping[str, SlotOrder]
     roles: Mapping[str, RoleOrder] = field(default_factory=dict)
     web: bool = True
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The file's content."""
         return {
             "version": 1,
@@ -95,7 +101,7 @@ class Worker:
     state: str
     time: float
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The worker as facts and results carry it."""
         return {"id": self.id, "pid": self.pid, "release": self.release, "state": self.state, "time": self.time}
 
@@ -124,11 +130,11 @@ class WorkerStats:
 class SlotView:
     """A slot as it was seen: its boot's measurements, its workers' announcements, and the master's own statistics."""
 
-    booted: Optional[Mapping[str, Any]]
-    workers: List[Worker]
-    stats: Optional[List[WorkerStats]]
+    booted: Mapping[str, Any] | None
+    workers: list[Worker]
+    stats: list[WorkerStats] | None
 
-    def proven(self, release: str, generation: Optional[int], states: Any) -> bool:
+    def proven(self, release: str, generation: int | None, states: Any) -> bool:
         """Whether every worker of the master runs ``release`` and is in one of ``states``.
 
         The announcements alone could be stale and the statistics alone do not know the release, so both must name
@@ -162,7 +168,7 @@ def write_order(paths: ServicePaths, instance: int, order: InstanceOrder) -> Non
     fail_point("order.written")
 
 
-def read_order(paths: ServicePaths, instance: int) -> Optional[InstanceOrder]:
+def read_order(paths: ServicePaths, instance: int) -> InstanceOrder | None:
     """What the slots of an instance were told to run, or None when nothing was."""
     try:
         with open(paths.instance_file(instance), encoding="utf-8") as file:
@@ -183,7 +189,7 @@ def read_order(paths: ServicePaths, instance: int) -> Optional[InstanceOrder]:
     )
 
 
-def _read_json(paths: ServicePaths, instance: int, slot: str, name: str) -> Optional[Mapping[str, Any]]:
+def _read_json(paths: ServicePaths, instance: int, slot: str, name: str) -> Mapping[str, Any] | None:
     """An announcement; None when it is missing, cannot be opened, is too large, not JSON or not an object."""
     try:
         data = read_untrusted(slot_folder(paths, instance, slot), name, MAX_ANNOUNCEMENT)
@@ -208,7 +214,7 @@ def _text(value: Any, longest: int) -> str:
     return value[:longest] if isinstance(value, str) else ""
 
 
-def _parse_worker(found: Mapping[str, Any], number: int) -> Optional[Worker]:
+def _parse_worker(found: Mapping[str, Any], number: int) -> Worker | None:
     state, moment = found.get("state"), found.get("time")
     if state not in STATES or _whole(found.get("worker")) != number:
         return None
@@ -220,7 +226,7 @@ def _parse_worker(found: Mapping[str, Any], number: int) -> Optional[Worker]:
     return Worker(number, _whole(found.get("pid")), release, _whole(found.get("generation")), state, float(moment))
 
 
-def read_failure(paths: ServicePaths, instance: int, slot: str, generation: Optional[int]) -> Optional[Failure]:
+def read_failure(paths: ServicePaths, instance: int, slot: str, generation: int | None) -> Failure | None:
     """Why the slot's boot of that generation failed, or None when it has not (yet)."""
     found = _read_json(paths, instance, slot, "failed.json")
     if found is None or (generation is not None and _whole(found.get("generation")) != generation):
@@ -230,9 +236,7 @@ def read_failure(paths: ServicePaths, instance: int, slot: str, generation: Opti
     )
 
 
-def read_booted(
-    paths: ServicePaths, instance: int, slot: str, generation: Optional[int]
-) -> Optional[Mapping[str, Any]]:
+def read_booted(paths: ServicePaths, instance: int, slot: str, generation: int | None) -> Mapping[str, Any] | None:
     """The measurements of the slot's boot of that generation, or None when it has not booted (yet)."""
     found = _read_json(paths, instance, slot, "booted.json")
     if found is None or (generation is not None and _whole(found.get("generation")) != generation):
@@ -245,7 +249,7 @@ def worker_count(booted: Mapping[str, Any]) -> int:
     return min(max(_whole(booted.get("workers")), 0), MAX_WORKERS)
 
 
-def read_workers(paths: ServicePaths, instance: int, slot: str) -> List[Worker]:
+def read_workers(paths: ServicePaths, instance: int, slot: str) -> list[Worker]:
     """The announcements of a slot's workers, by number; what is not a well-formed one is left out."""
     booted = _read_json(paths, instance, slot, "booted.json") or {}
     workers = []
@@ -257,7 +261,7 @@ def read_workers(paths: ServicePaths, instance: int, slot: str) -> List[Worker]:
     return workers
 
 
-def read_counts(paths: ServicePaths, instance: int, slot: str) -> List[Tuple[int, int]]:
+def read_counts(paths: ServicePaths, instance: int, slot: str) -> list[tuple[int, int]]:
     """The responses and the server errors that each worker of a slot wrote down."""
     booted = _read_json(paths, instance, slot, "booted.json") or {}
     found = []
@@ -268,14 +272,14 @@ def read_counts(paths: ServicePaths, instance: int, slot: str) -> List[Tuple[int
     return found
 
 
-def read_stats(paths: ServicePaths, instance: int, slot: str) -> Optional[List[WorkerStats]]:
+def read_stats(paths: ServicePaths, instance: int, slot: str) -> list[WorkerStats] | None:
     """The ``workers`` of the slot's statistics socket, or None when nothing answers there.
 
     The socket lies where the container can write: the way to it is walked without following links, and what is
     connected to is the very inode that was looked at. Whatever listens there has a second in all, and says no more
     than a few megabytes.
     """
-    descriptors: List[int] = []
+    descriptors: list[int] = []
     try:
         descriptors.append(open_directory(slot_folder(paths, instance, slot)))
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -288,7 +292,7 @@ def read_stats(paths: ServicePaths, instance: int, slot: str) -> Optional[List[W
             os.close(descriptor)
 
 
-def _ask_stats(path: str) -> Optional[List[WorkerStats]]:
+def _ask_stats(path: str) -> list[WorkerStats] | None:
     answer = bytearray()
     deadline = time.monotonic() + STATS_SECONDS
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -4,8 +4,10 @@ It fails when a worker or the container ends, when the container's memory limit 
 answers with server errors (5xx) at a higher rate than the release before it did.
 """
 
+from __future__ import annotations
+
 import time
-from typing import Callable, Optional
+from collections.abc import Callable
 
 from lightship_agent import slots
 from lightship_agent.container import Container, Engine
@@ -33,7 +35,7 @@ class Level:
         """The share of server errors."""
         return self.errors / self.responses if self.responses else 0.0
 
-    def since(self, before: "Level") -> "Level":
+    def since(self, before: Level) -> Level:
         """What came after an earlier level; counts start anew in a worker that was started again."""
         return Level(max(0, self.responses - before.responses), max(0, self.errors - before.errors))
 
@@ -78,7 +80,7 @@ class Watch:
             raise self._failed("not every worker serves after the soak")
         return seen
 
-    def _look(self, first: Optional[Container], started: int, seen: Level) -> None:
+    def _look(self, first: Container | None, started: int, seen: Level) -> None:
         found = self.engine.container(self.container)
         if found is None or not found.running or (first and found.restarts > first.restarts):
             memory = ", out of memory" if found and found.oom_killed else ""

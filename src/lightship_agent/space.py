@@ -1,10 +1,12 @@
 """Space: refuse before anything is written when disk or inodes would run out; give back what policy allows."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence, Set
 
 from lightship_agent import release as releases
 from lightship_agent import slots
@@ -62,16 +64,16 @@ def require_space(place: Path, what: str, *, size: int = 0, files: int = 0) -> N
         )
 
 
-def protected_releases(paths: ServicePaths) -> Set[str]:
+def protected_releases(paths: ServicePaths) -> set[str]:
     """The releases that must not go: current, stable, previous, and all that a slot or role is to run or runs."""
     state = load_state(paths)
-    found: Set[Optional[str]] = {state.stable, state.previous}
+    found: set[str | None] = {state.stable, state.previous}
     return releases_in_use(paths, left=True) | {commit for commit in found if commit}
 
 
-def releases_in_use(paths: ServicePaths, *, left: bool = False) -> Set[str]:
+def releases_in_use(paths: ServicePaths, *, left: bool = False) -> set[str]:
     """The releases that serve, or that a slot is to run or runs; with ``left`` also what stopped slots ran last."""
-    found: Set[Optional[str]] = {releases.current_commit(paths)}
+    found: set[str | None] = {releases.current_commit(paths)}
     for path in paths.instances.glob("*.json"):
         if path.stem.isdigit():
             order = slots.read_order(paths, int(path.stem))
@@ -100,7 +102,7 @@ def note_image(paths: ServicePaths, name: str) -> None:
         _write_noted(paths, [*known, name])
 
 
-def _noted(paths: ServicePaths) -> List[str]:
+def _noted(paths: ServicePaths) -> list[str]:
     try:
         found = json.loads(read_trusted(paths.images, _MAX_NOTED) or b"[]")
     except ValueError:
@@ -140,10 +142,10 @@ def prune_images(instances: Instances) -> None:
     fail_point("prune.end")
 
 
-def _kept_images(instances: Instances) -> Set[str]:
+def _kept_images(instances: Instances) -> set[str]:
     """The ids of the images that a container was made of, or that a kept release ran in."""
     engine, paths = instances.engine, instances.paths
-    found: Set[Optional[str]] = {one.image_id for one in engine.containers_of(paths)}
+    found: set[str | None] = {one.image_id for one in engine.containers_of(paths)}
     for release in releases.load_all(paths):
         if release.state in ("stable", "retired"):
             settings = release.extra.get("container") or {}

@@ -1,7 +1,8 @@
 """What the agent remembers of a service from one rollout to the next: one small file, replaced whole."""
 
+from __future__ import annotations
+
 import json
-from typing import Optional
 
 from lightship_agent.errors import AgentFailure
 from lightship_agent.failpoints import fail_point, register
@@ -25,12 +26,12 @@ class ServiceState:
     serves (0 when there is none yet), ``generation`` the last one that a slot was booted with.
     """
 
-    stable: Optional[str] = None
-    previous: Optional[str] = None
+    stable: str | None = None
+    previous: str | None = None
     instance: int = 0
     generation: int = 0
 
-    def next_generation(self) -> "ServiceState":
+    def next_generation(self) -> ServiceState:
         """The state in which the next boot has a generation of its own."""
         return replace(self, generation=self.generation + 1)
 

@@ -20,11 +20,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Union, cast
 
-from lightship_agent import failpoints
+from lightship_agent import TYPE_CHECKING, failpoints
 from lightship_agent.errors import AgentFailure
 from lightship_agent.records import dataclass
+
+if TYPE_CHECKING:
+    from typing import IO
 
 __all__ = [
     "MAX_LINE",
@@ -50,7 +52,6 @@ __all__ = [
     "sync_tree",
 ]
 
-PathLike = Union[str, Path]
 OnLine = Callable[[str, str], None]
 """Gets the stream ("stdout" or "stderr") and one line of it, without its end."""
 
@@ -64,7 +65,7 @@ _CHUNK = 64 * 1024
 _GRACE = 2.0
 _DRAIN = 0.5
 _REMOVAL_SECONDS = 300.0
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+_TEMPORARY = r"\..+\.[0-9a-f]{8}\.tmp"
 _NOT_THERE = (errno.ENOENT,)
 _WRONG_KIND = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.EISDIR)
 
@@ -170,7 +171,7 @@ class _Output:
 def run(  # noqa: PLR0913 (all but one by name)
     argv: Sequence[str],
     *,
-    cwd: PathLike | None = None,
+    cwd: str | Path | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float = 60.0,
     input: bytes | None = None,
@@ -239,7 +240,7 @@ def _given(data: bytes | None, file: int | None, *, hold: bool) -> int:
 def _start(
     argv: Sequence[str],
     *,
-    cwd: PathLike | None,
+    cwd: str | Path | None,
     env: Mapping[str, str] | None,
     stdin: int,
     umask: int,
@@ -297,7 +298,7 @@ def _converse(
                 meanwhile()
             # Short waits: the end of the program itself wakes nobody when a grandchild keeps the pipes.
             for key, _ in selector.select(min(deadline - now, 0.25 if gone is None else gone - now)):
-                pipe = cast("IO[bytes]", key.fileobj)
+                pipe = key.fileobj  # type: ignore[assignment]
                 if pipe is process.stdin:
                     left = _feed(process.stdin, left)
                     if not left:
@@ -407,7 +408,7 @@ def clean_temporaries(directory: Path) -> None:
     """Remove what a killed ``atomic_write`` or ``swap_link`` left in a directory. Only under the service's lock."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(directory):
-            if _TEMPORARY.fullmatch(name):
+            if name.endswith(".tmp") and re.fullmatch(_TEMPORARY, name):
                 with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                     os.unlink(directory / name)
 

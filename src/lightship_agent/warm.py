@@ -4,16 +4,19 @@ The way back to it is then the flip alone: nothing is booted. It costs the memor
 only done where some is left.
 """
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Tuple
 
-from lightship_agent import slots
+from lightship_agent import TYPE_CHECKING, slots
 from lightship_agent.paths import ServicePaths
 from lightship_agent.slots import SLOT_NAMES, InstanceOrder
 from lightship_agent.system import read_trusted
 
 if TYPE_CHECKING:
+    from typing import Mapping
+
     from lightship_agent.requests import PrepareRequest
 
 __all__ = ["memory_left", "too_little_memory", "warm_slot"]
@@ -27,8 +30,8 @@ _KIB = 1024
 
 
 def warm_slot(
-    paths: ServicePaths, instance: int, request: "PrepareRequest", order: Optional[InstanceOrder], live: Optional[str]
-) -> Optional[str]:
+    paths: ServicePaths, instance: int, request: PrepareRequest, order: InstanceOrder | None, live: str | None
+) -> str | None:
     """The slot in which the wanted release stands ready to serve, booted as it would be booted now; or none."""
     for name in SLOT_NAMES:
         known = order.slots.get(name) if order else None
@@ -40,9 +43,9 @@ def warm_slot(
     return None
 
 
-def _booted_so(order: InstanceOrder, request: "PrepareRequest") -> bool:
+def _booted_so(order: InstanceOrder, request: PrepareRequest) -> bool:
     """Whether what was booted is what would be booted now: the same application, tested and laid out the same way."""
-    health: Optional[Mapping[str, object]] = request.health_raw
+    health: Mapping[str, object] | None = request.health_raw
     same_health = (dict(order.health) if order.health else None) == (dict(health) if health else None)
     return (order.app, tuple(order.shared)) == (request.app, tuple(request.shared)) and same_health
 
@@ -55,7 +58,7 @@ def too_little_memory(pid: int) -> str:
     return ""
 
 
-def memory_left(pid: int) -> List[Tuple[str, float]]:
+def memory_left(pid: int) -> list[tuple[str, float]]:
     """The share of memory that is left on the server, and to the container of this process if that has a limit.
 
     What the kernel would give back (caches) counts as left. What cannot be read sets no limit.
@@ -71,7 +74,7 @@ def memory_left(pid: int) -> List[Tuple[str, float]]:
     return found
 
 
-def _of_container(pid: int) -> Tuple[int, int]:
+def _of_container(pid: int) -> tuple[int, int]:
     """The limit in bytes and what is used of it, in either version of control groups; zeros without a limit."""
     for line in (_text(f"/proc/{pid}/cgroup") if pid else "").splitlines():
         _, _, rest = line.partition(":")
@@ -96,7 +99,7 @@ def _text(path: str) -> str:
         return ""
 
 
-def _numbers(data: bytes, separator: str) -> Dict[str, int]:
+def _numbers(data: bytes, separator: str) -> dict[str, int]:
     """Lines of a name and a number."""
     found = {}
     for line in data.decode("utf-8", "replace").splitlines():

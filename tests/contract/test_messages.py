@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_the_agent_reads_what_inspect_and_build_ask() -> None:
     wanted = wanted_image(SERVICE, NEW, desired_state(SERVICE, Change(NEW), Facts(hostname="h")))
     assert wanted.build is not None
     assert set(wanted.build) == {"commit", "tag", "dockerfile", "context", "args", "labels"}
-    assert IMAGE.fullmatch(wanted.name)
+    assert re.fullmatch(IMAGE, wanted.name)
 
 
 def ask(root: Path, *requests: tuple[str, dict[str, Any]]) -> list[Any]:

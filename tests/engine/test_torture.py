@@ -12,8 +12,7 @@ from itertools import zip_longest
 import pytest
 
 from lightship.failpoints import FAIL_POINTS as CONTROLLERS
-from lightship_agent import actions
-from lightship_agent.failpoints import FAIL_POINTS
+from support.agent_modules import all_fail_points
 from support.engine import Engine
 from support.torture import CONTROLLERS as CONTROLLERS_OWN
 from support.torture import GAP, IN_CONTAINER, OPERATIONS, Draw, Torture, draw
@@ -179,7 +178,6 @@ def test_roles_run_the_release_that_is_live_too_wherever_their_restart_is_cut_of
 
 
 def test_the_sample_has_killed_at_every_fail_point_that_there_is(torture: Torture) -> None:
-    assert actions is not None  # and with it every module that registers points
     # A mirror is packed after many fetches only: see test_faults_git.py.
     # What only the proxy has is in test_torture_proxy.py.
     elsewhere = ("candidate.", "touch.", "test.", "mirror.maintain", "proxy.", "handover.", "instance.open", *ROLES)
@@ -187,7 +185,7 @@ def test_the_sample_has_killed_at_every_fail_point_that_there_is(torture: Tortur
     elsewhere += ("push.", "pull.done", "save.", "load.", "image.tag", "image.note")
     # What keeps static files removes none of a release that may be gone back to: see test_assets.py.
     elsewhere += ("assets.",)
-    ours = {name for name in FAIL_POINTS if not name.startswith(elsewhere)}
+    ours = {name for name in all_fail_points() if not name.startswith(elsewhere)}
     # A rollback of several servers is what asks for a revert or an abort; looking changes nothing.
     asked = (*LOOKS, "revert", "abort", "proxy", "maintenance", "push", "save", "load")
     ours |= {name for name in CONTROLLERS if name.partition(".")[2] not in asked} - {"answered.pull"}

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lightship_agent import actions
-from lightship_agent.failpoints import FAIL_POINTS
+from support.agent_modules import all_fail_points
 from support.engine import Engine
 from support.proxy import remove
 from support.torture import Draw, Torture
@@ -47,8 +46,7 @@ def carry_out(torture: Torture, draws: list[Draw]) -> None:
 
 def test_a_kill_at_any_step_of_the_handover_is_noticed_by_no_visitor(torture: Torture) -> None:
     points = [point for point in torture.points["full"] if point.startswith(OURS) or point in DELICATE]
-    assert {name for name in FAIL_POINTS if name.startswith(OURS)} - set(points) <= ELSEWHERE
-    assert actions is not None  # and with it every module that registers points
+    assert {name for name in all_fail_points() if name.startswith(OURS)} - set(points) <= ELSEWHERE
     carry_out(torture, [Draw("full", f"{point}=kill*1") for point in points])
     assert set(points) <= torture.killed
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -98,13 +99,42 @@ def test_it_holds_a_conversation(python: str, agent: Path, tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+def test_an_agent_of_the_same_version_takes_each_module_from_its_place_in_the_file(agent: Path) -> None:
+    program = f"""
+import sys
+sys.path.insert(0, {str(agent)!r})
+sys.argv[:] = [{str(agent)!r}, "--version"]
+import zipimport
+main = zipimport.zipimporter({str(agent)!r})
+import os
+os._exit = lambda status: None
+exec(main.get_code("__main__"), {{"__name__": "__main__"}})
+import lightship_agent
+from lightship_agent import actions, builder
+for module in (lightship_agent, actions, builder):
+    print(type(module.__loader__).__name__, module.__file__, module.__spec__.has_location)
+print(actions.__loader__.get_source("lightship_agent.actions").splitlines()[0])
+"""
+    done = run(sys.executable, "-c", program)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[1:] == [
+        f"_Importer {agent}/lightship_agent/__init__.py True",
+        f"_Importer {agent}/lightship_agent/actions.py True",
+        f"_Importer {agent}/lightship_agent/builder.py True",
+        '"""The operations of the protocol, for one service, within one conversation."""',
+    ]
+
+
 def test_python_is_found() -> None:
     assert shutil.which("python3")
     assert interpreters()
 
 
 # What costs an agent more milliseconds at its start than a process of git, with all that it imports itself.
-_HEAVY = "ast dataclasses dis inspect platform pkgutil random runpy shutil tempfile tokenize traceback"
+_HEAVY = "_hashlib ast base64 dataclasses dis hashlib inspect platform pkgutil random runpy shutil tempfile tokenize "
+_HEAVY += "traceback typing zlib"
+# And those of its own modules that are for what few deploys do.
+_SELDOM = "builder images proxy proxy_server proxy_socket receive registry setup"
 
 
 @pytest.mark.parametrize("python", interpreters())
@@ -112,3 +142,18 @@ def test_it_imports_nothing_heavy_at_its_start(agent: Path, python: str) -> None
     code = "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]); import lightship_agent.__main__"
     done = run(python, "-c", f"{code}; print(*(set('{_HEAVY}'.split()) & set(sys.modules) - before))", str(agent))
     assert (done.stdout.split(), done.stderr) == ([], "")
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_a_conversation_imports_nothing_that_it_does_not_need(agent: Path, python: str, tmp_path: Path) -> None:
+    hello = {"protocol": 1, "service": "shop", "root": str(tmp_path), "lock": True}
+    requests = [{"id": 1, "op": "hello", "args": hello}, {"id": 2, "op": "status"}, {"id": 3, "op": "bye"}]
+    seldom = [f"lightship_agent.{name}" for name in _SELDOM.split()]
+    code = "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1])\n"
+    code += "from lightship_agent.__main__ import main; status = main()\n"
+    code += f"print(*(set('{_HEAVY}'.split() + {seldom}) & set(sys.modules) - before)); sys.exit(status)"
+    text = "".join(json.dumps(request) + "\n" for request in requests)
+    done = run(python, "-c", code, str(agent), text=text)
+    *answers, imported = done.stdout.split("\n")[:-1]
+    assert "result" in json.loads(answers[-1]), answers
+    assert (imported, done.stderr) == ("", "")

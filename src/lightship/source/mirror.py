@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ class SourceMirror:
             raise too_slow(self._repository, _FETCH_SECONDS) from None
         if ran.status == 0:
             return True
-        if gitcommand.NO_REF.search(ran.errors):
+        if re.search(gitcommand.NO_REF, ran.errors):
             return False
         if "No space left on device" in ran.errors:
             raise self._failed(ran, "fetching the code")

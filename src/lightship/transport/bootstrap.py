@@ -9,7 +9,9 @@ It holds to what Python 3.5 understands, so that an older Python on a server is 
 
 from __future__ import annotations
 
-__all__ = ["MARK", "OLDEST_PYTHON", "SOURCE", "command"]
+import hashlib
+
+__all__ = ["MARK", "OLDEST_PYTHON", "SOURCE", "command", "digest_of"]
 
 MARK = "lightship-agent"
 """The key of the line that ``SOURCE`` answers with; what a login shell prints before it is passed over."""
@@ -17,7 +19,7 @@ MARK = "lightship-agent"
 OLDEST_PYTHON = (3, 9)
 
 SOURCE = r'''
-import hashlib, json, os, stat, sys, time
+import json, os, stat, sys, time
 
 MARK, OLDEST, KEPT_SECONDS = "lightship-agent", (3, 9), 30 * 86400
 
@@ -77,6 +79,18 @@ def read(count):
     return b"".join(parts)
 
 
+def digest_of(parts):
+    """BLAKE2 is part of Python itself; hashlib loads OpenSSL, which takes longer than all that is hashed here."""
+    try:
+        from _blake2 import blake2b
+    except ImportError:
+        from hashlib import blake2b
+    made = blake2b(digest_size=32)
+    for part in parts:
+        made.update(part)
+    return made.hexdigest()
+
+
 def holds(path, digest):
     """Whether the file is there, ours, and what its name says."""
     try:
@@ -87,7 +101,7 @@ def holds(path, digest):
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
             return False
-        return hashlib.sha256(file.read()).hexdigest() == digest
+        return digest_of(iter(lambda: file.read(1 << 16), b"")) == digest
 
 
 def keep(path, data):
@@ -127,7 +141,7 @@ def main():
         else:
             say("need", uid=os.geteuid())
             data = read(size)
-            if hashlib.sha256(data).hexdigest() != digest:
+            if digest_of([data]) != digest:
                 fail("agent-sent", "what arrived is not the agent that was announced")
             keep(path, data)
             forget_old(folder)
@@ -153,8 +167,13 @@ _LOADER = (
 )
 
 
+def digest_of(data: bytes) -> str:
+    """What the agent's file is known by."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
 def command(digest: str, size: int, *, sudo: bool) -> str:
-    """The command for the agent with that SHA-256 and size. No quote, ``$``, ``!`` or backslash is in the part that the
+    """The command for the agent with that digest and size. No quote, ``$``, ``!`` or backslash is in the part that the
     login shell, whichever it is, takes in single quotes."""
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):  # noqa: PLR2004
         raise ValueError(digest)

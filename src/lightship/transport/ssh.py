@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -281,8 +282,8 @@ class SshTransport:
                 raise (error if second.code == "not-root" else second) from None
 
     async def _try(self, connection: asyncssh.SSHClientConnection, *, sudo: bool) -> SshChannel:
-        data = await asyncio.to_thread(self._agent.read_bytes)
-        command = bootstrap.command(_digest(data), len(data), sudo=sudo)
+        data, digest = _agent(self._agent)
+        command = bootstrap.command(digest, len(data), sudo=sudo)
         channel = await SshChannel.start(self.server, connection, command)
         await channel.write(bootstrap.SOURCE.encode())
         answer = await self._first(channel, sudo=sudo)
@@ -317,10 +318,11 @@ class SshTransport:
         raise ssh_errors.not_started(self.server, channel.user, status, said, sudo=sudo)
 
 
-def _digest(data: bytes) -> str:
-    import hashlib  # noqa: PLC0415
-
-    return hashlib.sha256(data).hexdigest()
+@functools.lru_cache(maxsize=1)
+def _agent(path: Path) -> tuple[bytes, str]:
+    """The agent's file and its digest, read once for all servers: a file of that name never changes."""
+    data = path.read_bytes()
+    return data, bootstrap.digest_of(data)
 
 
 def _answer(line: bytes) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """The agent as one file: a zip application of ``lightship_agent``, the same bytes for the same source.
 
-Beside each module lies its byte code for the running Python, so that an agent of the same version starts without
-compiling; another version's import finds that the code is not for it and takes the source.
+Beside each module lies its byte code for the running Python, and that of ``__main__`` knows the place of each in the
+file. So an agent of the same version starts without compiling, and without zipimport's search of the archive for each
+module, which takes longer than what is found. Another version finds that the code is not for it, and takes the sources.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import marshal
 import sys
 import tempfile
 import time
@@ -24,16 +26,51 @@ __all__ = ["agent_bytes", "agent_file", "agent_hash"]
 
 _KEPT_SECONDS = 30 * 86400
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-# Imports make many objects and no garbage: to look for some meanwhile costs a tenth of the agent's start.
+_HEADER = 16  # bytes of a .pyc before the code
+# Imports make many objects and no garbage: to look for some meanwhile costs a tenth of the agent's start. To take them
+# all apart at its end costs as much: what has been said is flushed, and all else is the kernel's to close.
 _MAIN = b"""import gc
-import sys
+import os
 
 gc.disable()
 from lightship_agent.__main__ import main
 
 gc.freeze()
 gc.enable()
-sys.exit(main())
+os._exit(main())
+"""
+# Goes before _MAIN in the byte code. As zipimport's own importer, but for where a module's code comes from.
+_IMPORTER = b"""import marshal
+import os
+import sys
+import zipimport
+
+FILE = os.open(sys.path[0], os.O_RDONLY | os.O_CLOEXEC)
+
+
+class _Importer(zipimport.zipimporter):
+    def find_spec(self, name, path=None, target=None):
+        if name not in CODES:
+            return None
+        package = name == PACKAGE
+        file = "/".join([self.archive, *name.split("."), *(["__init__"] if package else [])]) + ".py"
+        spec = type(sys.__spec__)(name, self, origin=file, is_package=package)
+        spec.has_location = True
+        if package:
+            spec.submodule_search_locations.append(file.rpartition("/")[0])
+        return spec
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        exec(marshal.loads(os.pread(FILE, *CODES[module.__name__])), module.__dict__)
+
+    def get_source(self, name):
+        return self.get_data(sys.modules[name].__file__).decode()
+
+
+sys.meta_path.insert(0, _Importer(sys.path[0]))
 """
 
 
@@ -57,7 +94,7 @@ def _files() -> list[tuple[str, bytes]]:
 def agent_hash(files: list[tuple[str, bytes]] | None = None) -> str:
     """The name of the agent's content: changes with any of its files, and with this Python's byte code."""
     digest = hashlib.sha256(sys.implementation.cache_tag.encode() if sys.implementation.cache_tag else b"")
-    digest.update(importlib.util.MAGIC_NUMBER)
+    digest.update(importlib.util.MAGIC_NUMBER + _IMPORTER)
     for name, data in files or _files():
         digest.update(f"\0{name}\0{len(data)}\0".encode())
         digest.update(data)
@@ -66,19 +103,26 @@ def agent_hash(files: list[tuple[str, bytes]] | None = None) -> str:
 
 def agent_bytes(files: list[tuple[str, bytes]] | None = None) -> bytes:
     """The zip application. The same source gives the same bytes."""
+    files = files or _files()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in files or _files():
+        places = {}
+        for name, data in files:
             _add(archive, name, data)
-            if name.endswith(".py") and not name.startswith("lightship_agent/boot/"):
-                _add(archive, f"{name}c", _compiled(name, data))
+            if name.startswith("lightship_agent/") and name.endswith(".py") and "/boot/" not in name:
+                module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+                code = _compiled(name, data)
+                _add(archive, f"{name}c", code)
+                end = buffer.tell()
+                places[module] = (len(code) - _HEADER, end - len(code) + _HEADER)
+        main = dict(files)["__main__.py"]
+        known = f"PACKAGE, CODES = 'lightship_agent', {places!r}\n".encode()
+        _add(archive, "__main__.pyc", _compiled("__main__.py", known + _IMPORTER + main))
     return buffer.getvalue()
 
 
 def _compiled(name: str, data: bytes) -> bytes:
     """Byte code that is never held against its source (PEP 552), so that no time of a file matters."""
-    import marshal  # noqa: PLC0415 - only when the file is made anew
-
     code = compile(data, f"agent/{name}", "exec", dont_inherit=True)
     flags = (0b01).to_bytes(4, "little")
     return importlib.util.MAGIC_NUMBER + flags + importlib.util.source_hash(data) + marshal.dumps(code)
