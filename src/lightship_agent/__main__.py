@@ -121,9 +121,9 @@ def main() -> int:
 
 def _held(descriptor: str, path: str, silence: str) -> int:
     """Hold the conversation on a socket that listens already, and whose file is gone afterwards."""
-    import socket
+    import socket  # noqa: PLC0415 - only an agent that is held needs them
 
-    from lightship_agent.held import HeldConversation
+    from lightship_agent.held import HeldConversation  # noqa: PLC0415
 
     try:
         with socket.socket(fileno=int(descriptor)) as listener:

@@ -2,8 +2,8 @@
 
 Ansible runs a command for each task, and a rollout takes several. So the agent listens on a Unix socket in a directory
 of its own user alone; each task's command is a relay that passes request lines in, closes its side, and takes the
-answers out. One that is gone before all is answered is the end of the conversation, as is a silence that lasts too long:
-before the flip everything is undone, after it the agent finishes by itself.
+answers out. One that is gone before all is answered is the end of the conversation, as is a silence that lasts too
+long: before the flip everything is undone, after it the agent finishes by itself.
 """
 
 import os

@@ -141,6 +141,25 @@ class Distribution:
                 left = others
         return self._found
 
+    async def lead_apart(self, look: Look) -> tuple[Ready, Look]:
+        """The part of the server that leads, on the first place, when each server's turn comes in a process of its own.
+
+        ``look`` is what it had; what it has now comes back with the image.
+        """
+        leader = self._places[0]
+        self._looks[leader.server] = look
+        return await self._lead(leader), self._looks[leader.server]
+
+    async def follow_apart(self, ready: Ready, looks: Mapping[str, Look]) -> Ready:
+        """The part of another, the second place; the first stands for the one that leads."""
+        self._looks.update(looks)
+        leader, place = self._places
+        await self._follow(leader, ready, [place])
+        found = self._found[place.server]
+        if isinstance(found, LightshipError):
+            raise found
+        return found
+
     async def _each(self, places: Iterable[Place], work: Callable[[Place], Any]) -> None:
         """The same for each, side by side; an error is that server's own."""
 

@@ -1,0 +1,77 @@
+# MIT license, see LICENSE.
+"""Find out, once for all hosts, what a rollout is about."""
+
+from __future__ import annotations
+
+import os
+
+from ansible import constants as C
+from ansible_collections.lightship.deploy.plugins.plugin_utils.base import LightshipAction
+
+
+class ActionModule(LightshipAction):
+    """Reads the configuration, asks the git host, gets the secrets."""
+
+    _requires_connection = False
+    SPEC = {
+        "service": {"type": "str"},
+        "config": {"type": "path"},
+        "stage": {"type": "str"},
+        "settings": {"type": "dict", "no_log": True},
+        "kind": {"type": "str", "choices": ["code", "container", "full", "rollback"], "default": "code"},
+        "ref": {"type": "str"},
+        "commit": {"type": "str"},
+        "to": {"type": "str"},
+        "retry": {"type": "bool", "default": False},
+        "force": {"type": "bool", "default": False},
+        "wait": {"type": "float", "default": 0.0},
+        "take_over": {"type": "bool", "default": False},
+        "skip_unreachable": {"type": "bool", "default": False},
+        "max_fail_percentage": {"type": "float"},
+        "held_seconds": {"type": "float", "default": 600.0},
+        "hosts": {"type": "list", "elements": "str"},
+        "roles": {"type": "dict", "default": {}},
+    }
+
+    async def work(self, options):
+        """Resolve, and return it sealed for the other modules."""
+        from pathlib import Path
+
+        from lightship.operations.deploy import Wanted
+        from lightship.playbook.job import Job, Source
+        from lightship.playbook.resolve import resolve, told
+
+        config = options["config"]
+        settings = options["settings"]
+        source = Source(
+            config=os.path.abspath(config) if config else (self._loader.get_basedir() if settings else None),
+            service=plain(options["service"]),
+            stage=plain(options["stage"]),
+            settings=plain(settings),
+        )
+        job = Job(
+            source=source,
+            kind=str(options["kind"]),
+            hosts=tuple(map(str, options["hosts"] or self._vars["ansible_play_hosts_all"])),
+            folder="",
+            to=plain(options["to"]),
+            retry=options["retry"],
+            force=options["force"],
+            wait=options["wait"],
+            take_over=options["take_over"],
+            skip_unreachable=options["skip_unreachable"],
+            most_failures=options["max_fail_percentage"],
+            silence=options["held_seconds"],
+        )
+        wanted = Wanted(ref=plain(options["ref"]), commit=plain(options["commit"]), retry=options["retry"])
+        found = await resolve(job, wanted, plain(options["roles"]), Path(C.DEFAULT_LOCAL_TMP), self._tell)
+        return {"changed": False, "rollout": found.job.sealed(), "_ansible_no_log": True, **told(found)}
+
+
+def plain(value):
+    """A value without what Ansible marks it with."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return str(value) if isinstance(value, str) else value
