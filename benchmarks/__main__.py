@@ -20,7 +20,16 @@ from benchmarks.page import PAGE, page
 from benchmarks.plot import PICTURE, picture
 
 # Cheap ones first: a fault of the set-up shows at once.
-BENCHMARKS = ("startup", "tree", "fleet_simulated", "code_deploy", "proxied", "ssh_deploy", "many_agents")
+BENCHMARKS = (
+    "startup",
+    "tree",
+    "fleet_simulated",
+    "code_deploy",
+    "proxied",
+    "ssh_deploy",
+    "many_agents",
+    "ansible_deploy",
+)
 LAST_RUN = ROOT / ".lightship" / "benchmarks"
 INTERRUPTED = 130
 
