@@ -31,6 +31,7 @@ class ActionModule(LightshipAction):
         "held_seconds": {"type": "float", "default": 600.0},
         "hosts": {"type": "list", "elements": "str"},
         "roles": {"type": "dict", "default": {}},
+        "secrets": {"type": "dict", "default": {}, "no_log": True},
     }
 
     async def work(self, options):
@@ -39,7 +40,7 @@ class ActionModule(LightshipAction):
 
         from lightship.operations.deploy import Wanted
         from lightship.playbook.job import Job, Source
-        from lightship.playbook.resolve import resolve, told
+        from lightship.playbook.resolve import Given, resolve, told
 
         config = options["config"]
         settings = options["settings"]
@@ -64,7 +65,8 @@ class ActionModule(LightshipAction):
             silence=options["held_seconds"],
         )
         wanted = Wanted(ref=plain(options["ref"]), commit=plain(options["commit"]), retry=options["retry"])
-        found = await resolve(job, wanted, plain(options["roles"]), Path(C.DEFAULT_LOCAL_TMP), self._tell)
+        given = Given(roles=plain(options["roles"]), secrets=plain(options["secrets"]))
+        found = await resolve(job, wanted, given, Path(C.DEFAULT_LOCAL_TMP), self._tell)
         return {"changed": False, "rollout": found.job.sealed(), "_ansible_no_log": True, **told(found)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -14,6 +14,7 @@ from lightship.model import Server
 
 if TYPE_CHECKING:
     from lightship.config.load import Config
+    from lightship.config.schema import Service
     from lightship.operations.context import Connect, Context
     from lightship.rollout.events import Emit
 
@@ -97,9 +98,20 @@ class Job:
         from lightship.operations.roles import part_services  # noqa: PLC0415
 
         loaded = self.source.load()
-        service = loaded.service(self.source.service, self.source.stage)
+        service = with_secrets(loaded.service(self.source.service, self.source.stage), self.secret)
         servers = tuple(Server(name, name, roles=self.roles.get(name)) for name in self.hosts)
         return Context(loaded, service, emit, connect, servers, part_services(service, servers))
+
+
+def with_secrets(service: Service, names: Collection[str]) -> Service:
+    """The service, with those secrets among its own whose values a playbook gives."""
+    from lightship.config.schema import SecretSource  # noqa: PLC0415
+
+    more = {name: SecretSource(env=name) for name in names if name not in service.secrets}
+    if not more:
+        return service
+    env = {name: value for name, value in service.env.items() if name not in more}
+    return service.model_copy(update={"secrets": {**service.secrets, **more}, "env": env})
 
 
 def private_folder(path: Path) -> Path:

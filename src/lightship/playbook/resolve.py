@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from lightship.config.schema import Service
     from lightship.rollout import Amount
 
-__all__ = ["Resolved", "resolve"]
+__all__ = ["Given", "Resolved", "resolve", "told"]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What only a playbook can say: the roles of hosts by its variables, and secrets from its vault."""
+
+    roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +45,8 @@ class Resolved:
     """The batches, as Ansible's ``serial`` takes them: the canary, then the others."""
 
 
-async def resolve(
-    job: Job, wanted: Wanted, roles: Mapping[str, Sequence[str]], folder: Path, tell: Callable[[str], None]
-) -> Resolved:
-    """Find out what the rollout is about. ``roles`` are those that hosts name; ``folder`` is a place for its papers."""
+async def resolve(job: Job, wanted: Wanted, given: Given, folder: Path, tell: Callable[[str], None]) -> Resolved:
+    """Find out what the rollout is about. ``folder`` is a place for its papers."""
 
     def emit(event: Event) -> None:
         if isinstance(event, Note):
@@ -55,7 +61,7 @@ async def resolve(
     job = replace(
         job,
         source=replace(job.source, service=service.name, stage=service.stage),
-        roles=_roles(service, job.hosts, roles),
+        roles=_roles(service, job.hosts, given.roles),
         folder=str(private_folder(folder / f"lightship-{secrets.token_hex(8)}")),
     )
     context = job.context(emit, _nowhere)
@@ -64,11 +70,15 @@ async def resolve(
     if job.kind == "rollback":
         check_back(job.to, Rolling())
         return Resolved(job, service.name, serial)
-    return Resolved(await _found(job, context, wanted), service.name, serial)
+    return Resolved(await _found(job, context, wanted, given.secrets), service.name, serial)
 
 
-async def _found(job: Job, context: Context, wanted: Wanted) -> Job:
+async def _found(job: Job, context: Context, wanted: Wanted, given: Mapping[str, str]) -> Job:
     check_wanted(wanted)
+    for name, value in given.items():
+        _check_secret(name, value)
+    own = {name: source for name, source in context.service.secrets.items() if name not in given}
+    context = replace(context, service=context.service.model_copy(update={"secrets": own}))
     found, values = await asyncio.gather(known_ref(context, wanted), service_secrets(context))
     if found is None:
         raise UsageError(
@@ -76,9 +86,20 @@ async def _found(job: Job, context: Context, wanted: Wanted) -> Job:
             hint="give all its digits; hosts that differ may know different commits that begin so",
             code="bad-commit",
         )
-    hidden = {name: value.reveal() for name, value in values.items()}
+    hidden = {**{name: value.reveal() for name, value in values.items()}, **given}
     env = {**context.service.env, **hidden}
     return replace(job, ref=found.ref, commit=found.commit, env=env, secret=tuple(hidden))
+
+
+def _check_secret(name: str, value: str) -> None:
+    """By the rules for what stands in lightship.yml; the value is not told."""
+    from lightship.config.rules import ENV_NAME, ENV_VALUE, RuleError  # noqa: PLC0415
+
+    for what, rule, text in ((f"the name {name[:100]!r}", ENV_NAME, name), (f"the value of {name}", ENV_VALUE, value)):
+        try:
+            rule(text)
+        except RuleError as error:
+            raise UsageError(f"secrets: {what} {error.rule}", code="bad-value") from None
 
 
 def _nowhere(name: str) -> Transport:
