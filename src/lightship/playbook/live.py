@@ -30,9 +30,10 @@ async def activate(job: Job, place: Place) -> Done:
         raise stopped
     # What is lost from here on is known to have been on its way.
     task.papers.write(replace(paper, state="live", activated=True))
-    run = await task.resumed(paper, {"activate": (("verify", {}),)})
+    run, session = await task.resumed(paper, {"activate": (("verify", {}),)})
     await run.go_live()
-    await run.order.session.leave()  # type: ignore[attr-defined]
+    # A host that failed has gone back by now, and its agent has nothing more to do.
+    await (session.leave() if run.error is None else session.end())
     paper = _after(task, paper, run)
     if run.error is not None:
         raise task.clean(run.error)
@@ -56,9 +57,9 @@ async def commit(job: Job, place: Place) -> Done:
     verdict = _verdict(task)
     if verdict is not None:
         raise verdict
-    run = await task.resumed(paper, {"commit": (("bye", {}),)})
+    run, session = await task.resumed(paper, {"commit": (("bye", {}),)})
     await run.commit()
-    await run.order.session.end()  # type: ignore[attr-defined]
+    await session.end()
     paper = _after(task, paper, run, state="over")
     if run.error is not None:
         raise task.clean(run.error)
@@ -71,13 +72,13 @@ async def revert(job: Job, place: Place, *, last: bool = True) -> Done:
     paper = task.papers.read(place.name)
     if paper is None or paper.state in ("nothing", "over", "back", "failed", "unreachable", "planned"):
         return Done(paper or Paper(place.name, "failed"), False, _who_runs_what(task))
-    run = await task.resumed(paper)
+    run, session = await task.resumed(paper)
     stays = paper.verified and strategy_of(task.context.service, Rolling()).on_failure == "stop"
     if stays and last and paper.failure is None:
         await run.commit()
     else:
         await run.go_back()
-    await run.order.session.end()  # type: ignore[attr-defined]
+    await session.end()
     cause = paper.failure or run.error or _not_prepared(task) or _stopped(task)
     run.error = run.error or cause
     _after(task, paper, run, state="over" if run.outcome == "done" else "back")

@@ -51,6 +51,8 @@ async def prepare(job: Job, place: Place, *, check: bool = False) -> Done:
 async def _with_agent(task: Task, work: Any, *, lock: bool = True) -> Done:
     """Do the work with the host's agent; when it fails the agent ends, and the others are told."""
     paper = task.papers.read(task.place.name) or Paper(task.place.name, "planned")
+    if paper.state == "nothing":
+        return Done(paper, False, "nothing to do")
     session = task.session(paper.token, lock=lock, ahead=_ahead(task))
     try:
         try:
@@ -155,7 +157,8 @@ async def _only_plan(task: Task, session: HeldSession, paper: Paper) -> Done:
 async def _foretell(task: Task, session: HeldSession, paper: Paper) -> Done:
     found = await _planned(task, session)
     state = "nothing" if found.plan.nothing_to_do else "over"
-    paper = replace(_noted(task, session, found.plan, paper), state=state)  # type: ignore[arg-type]
+    # Nothing is held for the next task: that one looks for itself.
+    paper = replace(_noted(task, session, found.plan, paper), state=state, token="")  # type: ignore[arg-type]
     if found.plan.blocked:
         _order(task, found)
     return Done(paper, not found.plan.nothing_to_do, f"would {_says(found.plan)}", found.plan)
@@ -165,8 +168,6 @@ async def _foretell(task: Task, session: HeldSession, paper: Paper) -> Done:
 
 
 async def _prepare(task: Task, session: HeldSession, paper: Paper) -> Done:
-    if paper.state == "nothing":
-        return Done(paper, False, "nothing to do")
     found = await _planned(task, session)
     paper = _noted(task, session, found.plan, paper)
     if found.plan.nothing_to_do:

@@ -80,17 +80,18 @@ class Task:
             )
         return found
 
-    async def resumed(self, paper: Paper, ahead: Ahead | None = None) -> ServerRun:
-        """The rollout on this host as far as it has come, with the agent that is held."""
+    async def resumed(self, paper: Paper, ahead: Ahead | None = None) -> tuple[ServerRun, HeldSession]:
+        """The rollout on this host as far as it has come, and the agent that is held."""
         session = await self.session(paper.token, ahead=ahead).attach()
         order = Order(session, paper.plan, {}, keep=paper.keep, back=paper.back, finishes=paper.finishes)
-        return ServerRun(order, self.redactor, RECONNECT).resume(
+        run = ServerRun(order, self.redactor, RECONNECT).resume(
             before=paper.before,
             outcome=paper.outcome,
             activated=paper.activated,
             verified=paper.verified,
             error=paper.failure,
         )
+        return run, session
 
     def clean(self, error: LightshipError) -> LightshipError:
         """An error without secrets; one from before the flip is a refusal."""
