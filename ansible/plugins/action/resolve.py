@@ -65,9 +65,18 @@ class ActionModule(LightshipAction):
             silence=options["held_seconds"],
         )
         wanted = Wanted(ref=plain(options["ref"]), commit=plain(options["commit"]), retry=options["retry"])
-        given = Given(roles=plain(options["roles"]), secrets=plain(options["secrets"]))
+        given = Given(roles=self._roles(job.hosts, plain(options["roles"])), secrets=plain(options["secrets"]))
         found = await resolve(job, wanted, given, Path(C.DEFAULT_LOCAL_TMP), self._tell)
         return {"changed": False, "rollout": found.job.sealed(), "_ansible_no_log": True, **told(found)}
+
+    def _roles(self, hosts, given):
+        """The roles of each host: as the option says, or its variable lightship_roles."""
+        found = dict(given)
+        for host in hosts:
+            own = self._vars["hostvars"][host].get("lightship_roles") if host not in found else None
+            if own is not None:
+                found[host] = plain(own if isinstance(own, (list, tuple)) else [own])
+        return found
 
 
 def plain(value):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lightship.config.secrets import Secret
 from lightship.errors import LightshipError, RefusedError
 from lightship.model import Plan
 from lightship.operations.context import Context, Redactor
@@ -14,7 +15,6 @@ from lightship.playbook.job import Job
 from lightship.playbook.papers import Paper, Papers
 from lightship.playbook.place import HeldSession, Place
 from lightship.rollout import Order, ServerRun, as_refusal
-from lightship.config.secrets import Secret
 from lightship.rollout.engine import RECONNECT
 from lightship.rollout.events import Event, LogLine, Note, StepDone, StepFailed
 from lightship.source.remote import Resolved
