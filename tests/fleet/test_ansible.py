@@ -46,7 +46,7 @@ OWN = """
       register: found
       run_once: true
     - lightship.deploy.prepare: {rollout: "{{ found.rollout }}"}
-    - wait_for: {timeout: 100}
+    - wait_for: {timeout: 45}
       delegate_to: localhost
       become: false
       run_once: true
