@@ -51,8 +51,8 @@ def main() -> int:
             # Each has lightship beside another ansible-core.
             output = str(folder / f"ansible-{name}.lock")
             checked(*resolve, "pyproject.toml", f"requirements/ansible-{name}.in", "--output-file", output)
-        output = str(folder / "ansible-lint.lock")
-        checked(*resolve, "requirements/ansible-lint.in", "--constraints", "requirements/dev.lock", "--output-file", output)
+        output, constraints = str(folder / "ansible-lint.lock"), ("--constraints", "requirements/dev.lock")
+        checked(*resolve, "requirements/ansible-lint.in", *constraints, "--output-file", output)
         output = str(folder / "ansible-collections.lock")
         checked(*resolve, "requirements/ansible-collections.in", "--no-deps", "--output-file", output)
     except TroubleError as trouble:

@@ -1,9 +1,12 @@
-"""The collection as a whole: it is built and documented, its options are what is documented, and what is missing is told."""
+"""The collection as a whole: it is built, its options are those that are documented, and what is missing is told."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 import yaml
 
 import lightship
-from support.playbooks import BIN, ROOT, Playbooks, installed
+from support.playbooks import BIN, ROOT, Playbooks, environment, installed
 
 COLLECTION = ROOT / "ansible"
 MODULES = sorted(path.stem for path in (COLLECTION / "plugins" / "modules").glob("*.py"))
@@ -42,14 +45,15 @@ def documented() -> dict[str, Any]:
     return found
 
 
-def options_of(name: str) -> dict[str, Any]:
-    """The options that a module takes, as its action plugin says it."""
+@functools.cache
+def options() -> dict[str, dict[str, Any]]:
+    """The options that each module takes, as its action plugin says it."""
     script = (
         "import json, importlib, sys; sys.path.insert(0, sys.argv[1]); "
-        "m = importlib.import_module('ansible_collections.lightship.deploy.plugins.action.' + sys.argv[2]); "
-        "print(json.dumps(m.ActionModule.SPEC))"
+        "load = lambda name: importlib.import_module('ansible_collections.lightship.deploy.plugins.action.' + name); "
+        "print(json.dumps({name: load(name).ActionModule.SPEC for name in sys.argv[2:]}))"
     )
-    command = [sys.executable, "-c", script, str(installed()), name]
+    command = [sys.executable, "-c", script, str(installed()), *MODULES]
     found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return found
 
@@ -69,15 +73,15 @@ def test_every_module_is_documented_with_its_options_examples_and_what_it_return
         }
         taken = {
             option: {key: value for key, value in one.items() if key != "no_log" and value}
-            for option, one in options_of(name).items()
+            for option, one in options()[name].items()
         }
         assert told == taken, name
 
 
 def test_secrets_are_never_logged() -> None:
     for name in MODULES:
-        options = options_of(name)
-        assert all(options[one].get("no_log") for one in ("rollout", "secrets", "settings") if one in options), name
+        taken = options()[name]
+        assert all(taken[one].get("no_log") for one in ("rollout", "secrets", "settings") if one in taken), name
 
 
 def test_the_collection_and_the_package_have_one_version() -> None:
@@ -96,8 +100,6 @@ def test_all_playbooks_are_there_and_can_be_read(here: Playbooks) -> None:
 
 def test_every_variable_of_the_playbooks_is_documented() -> None:
     page = (ROOT / "docs" / "how-to" / "ansible.md").read_text()
-    import re
-
     used = {
         word
         for path in (COLLECTION / "playbooks").glob("*.yml")
@@ -139,3 +141,37 @@ def test_a_rollout_that_was_not_resolved_is_refused(here: Playbooks) -> None:
     )
     ran = here.run("own.yml", expect=2)
     assert "is not what lightship.deploy.resolve registered" in ran.output
+
+
+@pytest.mark.timeout(600)
+def test_ansible_lint_at_its_strictest() -> None:
+    place = installed() / "ansible_collections" / "lightship" / "deploy"
+    command = [str(environment("lint") / "ansible-lint"), "--offline", "--profile", "production", "--strict", "."]
+    settings = {"ANSIBLE_COLLECTIONS_PATH": str(installed()), "PATH": f"{environment('lint')}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=place, env={**os.environ, **settings}, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "production" in done.stdout + done.stderr
+
+
+#: ansible-test brings pip into its environments by a program of the web; Python's own does as well.
+BRINGS_PIP = "import ensurepip\n\nensurepip.bootstrap(default_pip=True)\n"
+
+
+@pytest.mark.timeout(600)
+def test_ansible_test_finds_it_sane(tmp_path: Path) -> None:
+    """All sanity tests that Ansible's own test program has for a collection, but those that need PowerShell."""
+    home = ROOT / ".lightship" / "ansible-test"
+    cache = home / ".ansible" / "test" / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "get_pip_24_2.py").write_text(BRINGS_PIP)
+    place = tmp_path / "ansible_collections" / "lightship" / "deploy"
+    shutil.copytree(COLLECTION, place)
+    program = str(BIN / "ansible-test")
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    command = [program, "sanity", "--local", "--python", python, "--requirements", "--skip-test", "pslint"]
+    environment = {**os.environ, "HOME": str(home), "LC_ALL": "C.UTF-8", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert 'Running sanity test "validate-modules"' in done.stdout + done.stderr

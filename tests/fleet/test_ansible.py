@@ -9,11 +9,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from support.playbooks import BIN, ROOT, Playbooks, Ran
+from support.ec2 import INVENTORY as OF_EC2
+from support.ec2 import mocked_ec2
+from support.engine import Engine
+from support.playbooks import BIN, ROOT, Playbooks, Ran, environment
 from support.promises import until
 from support.servers import IMAGE, Fleet, all_run, no_failures, one_release_each, outcomes
 
@@ -300,6 +304,44 @@ def test_the_role_and_a_connection_that_takes_no_input(live: Fleet, ansible: Pla
     assert all(ran.changed.values())
     all_run(live, commit)
     assert nobody(ansible.run("site.yml", **variables), live)
+
+
+def test_the_oldest_ansible_that_it_is_for(live: Fleet, ansible: Playbooks) -> None:
+    oldest = replace(ansible, bin=environment("oldest"))
+    version = subprocess.run([str(oldest.bin / "ansible"), "--version"], capture_output=True, text=True, check=True)
+    assert "core 2.15." in version.stdout
+    commit = live.new()
+    foretold = oldest.run("lightship.deploy.full", "--check", "--diff")
+    done = oldest.run("lightship.deploy.full")
+    assert done.changed == foretold.changed
+    assert all(done.changed.values())
+    all_run(live, commit)
+    assert nobody(oldest.run("lightship.deploy.code"), live)
+    # A failure goes back, and text that looks like a template stays what it is, there too.
+    live.repository.write({"service/version.py": "import nothing_of_this_name\n"})
+    live.repository.commit(message="{{ 6 * 7 }} {{ nothing_at_all }}")
+    ran = oldest.run("lightship.deploy.code", "-v", expect=2)
+    assert "nothing_of_this_name" in ran.output
+    all_run(live, commit)
+    live.goes_on()
+    looked = oldest.run("lightship.deploy.status", "-v")
+    assert nobody(looked, live)
+
+
+def test_an_inventory_of_the_cloud(engine: Engine, live: Fleet, ansible: Playbooks) -> None:
+    """The EC2 plugin, against a mocked EC2 with twice as many instances as there are servers."""
+    programs = environment("ec2")
+    inventory = ansible.folder / "shop.aws_ec2.yml"
+    inventory.write_text(OF_EC2)
+    with mocked_ec2(programs, engine.free_port(), live.servers.names, dict(os.environ)) as found:
+        settings = {**ansible.environment, **found}
+        cloud = Playbooks(ansible.folder, inventory, settings, programs, dict(ansible.variables))
+        commit = live.new()
+        ran = cloud.run("lightship.deploy.code", lightship_hosts="stage_production")
+        assert ran.recap.keys() == set(live.servers.names)
+        assert all(ran.changed.values())
+        all_run(live, commit)
+        assert nobody(cloud.run("lightship.deploy.code"), live)
 
 
 NO_INPUT = """

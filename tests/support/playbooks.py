@@ -40,9 +40,15 @@ def installed(program: str = str(BIN / "ansible-galaxy")) -> Path:
     return folder
 
 
+@functools.cache
+def environment(name: str) -> Path:
+    """The programs of another Ansible (see tools/ansible_environment.py)."""
+    return Path(_checked([sys.executable, str(ROOT / "tools" / "ansible_environment.py"), name]).strip()) / "bin"
+
+
 def _checked(command: list[str], **environment: str) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=120
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=600
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
@@ -89,7 +95,7 @@ class Playbooks:
     def settings(self) -> dict[str, str]:
         """Ansible's settings, as variables of the environment."""
         return {
-            "ANSIBLE_COLLECTIONS_PATH": str(installed()),
+            "ANSIBLE_COLLECTIONS_PATH": f"{installed()}:{self.bin.parent / 'collections'}",
             "ANSIBLE_HOME": str(self.folder / "ansible-home"),
             "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible-tmp"),
             "ANSIBLE_NOCOLOR": "1",

@@ -24,4 +24,4 @@ def summary(found):
     if not found["current"]:
         return "no release"
     state = "serves" if found["ready"] else "does not serve as it should"
-    return "%s %s, %d workers" % (found["current"][:12], state, found["workers"])
+    return f"{found['current'][:12]} {state}, {found['workers']} workers"

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
-from ansible import constants as C
 from ansible_collections.lightship.deploy.plugins.plugin_utils.base import LightshipAction
+
+from ansible import constants
 
 
 class ActionModule(LightshipAction):
@@ -36,8 +37,6 @@ class ActionModule(LightshipAction):
 
     async def work(self, options):
         """Resolve, and return it sealed for the other modules."""
-        from pathlib import Path
-
         from lightship.operations.deploy import Wanted
         from lightship.playbook.job import Job, Source
         from lightship.playbook.resolve import Given, resolve, told
@@ -45,7 +44,7 @@ class ActionModule(LightshipAction):
         config = options["config"]
         settings = options["settings"]
         source = Source(
-            config=os.path.abspath(config) if config else (self._loader.get_basedir() if settings else None),
+            config=str(Path(config).absolute()) if config else (self._loader.get_basedir() if settings else None),
             service=plain(options["service"]),
             stage=plain(options["stage"]),
             settings=plain(settings),
@@ -66,7 +65,7 @@ class ActionModule(LightshipAction):
         )
         wanted = Wanted(ref=plain(options["ref"]), commit=plain(options["commit"]), retry=options["retry"])
         given = Given(roles=self._roles(job.hosts, plain(options["roles"])), secrets=plain(options["secrets"]))
-        found = await resolve(job, wanted, given, Path(C.DEFAULT_LOCAL_TMP), self._tell)
+        found = await resolve(job, wanted, given, Path(constants.DEFAULT_LOCAL_TMP), self._tell)
         return {"changed": False, "rollout": found.job.sealed(), "_ansible_no_log": True, **told(found)}
 
     def _roles(self, hosts, given):

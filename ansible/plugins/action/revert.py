@@ -24,6 +24,6 @@ class ActionModule(LightshipAction):
         failed = done.paper.failure
         result = {"changed": done.changed, "msg": done.message, "failed": options["last"]}
         if failed is not None:
-            result["msg"] = "%s\n%s" % (shown(failed), done.message)
+            result["msg"] = f"{shown(failed)}\n{done.message}"
             result["code"] = failed.code
         return result

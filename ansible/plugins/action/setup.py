@@ -21,7 +21,8 @@ class ActionModule(LightshipAction):
             raise done.error
         result = {"changed": done.changed > 0, "items": items}
         person = [one for one in done.items if one.state == "person"]
-        result["msg"] = "; ".join("%s: %s" % (one.name, one.message) for one in done.items if one.state != "ok") or "ready"
+        told = [f"{one.name}: {one.message}" for one in done.items if one.state != "ok"]
+        result["msg"] = "; ".join(told) or "ready"
         if person:
             result["failed"] = True
             result["hint"] = "; ".join(one.hint for one in person if one.hint)

@@ -22,7 +22,7 @@ VERSION = "0.1.0"
 try:
     import lightship
     from lightship import playbook
-    from lightship.errors import LightshipError
+    from lightship.errors import LightshipError, TransportError
     from lightship.playbook.job import Job
     from lightship.playbook.place import Place
     from lightship.rollout import is_unreachable
@@ -45,14 +45,13 @@ def require_lightship():
     """Say what is missing, before anything is done."""
     if not FOUND:
         raise AnsibleActionFail(
-            "The Python package lightship is not installed beside ansible-core (%s). Install it for the interpreter "
-            "that runs Ansible: %s -m pip install lightship==%s" % (MISSING, sys.executable, VERSION)
+            f"The Python package lightship is not installed beside ansible-core ({MISSING}). Install it for the "
+            f"interpreter that runs Ansible: {sys.executable} -m pip install lightship=={VERSION}"
         )
     if FOUND != VERSION:
         raise AnsibleActionFail(
-            "This is the collection lightship.deploy %s, and the Python package lightship beside ansible-core is %s. "
-            "Install the same version of both: %s -m pip install lightship==%s"
-            % (VERSION, FOUND, sys.executable, VERSION)
+            f"This is the collection lightship.deploy {VERSION}, and the Python package lightship beside ansible-core "
+            f"is {FOUND}. Install the same version of both: {sys.executable} -m pip install lightship=={VERSION}"
         )
 
 
@@ -96,7 +95,7 @@ class LightshipAction(ActionBase):
         return Place(name, self._run, python_for(self._vars.get("ansible_python_interpreter")), self._tell)
 
     def _tell(self, text):
-        display.vv("<%s> %s" % (self._vars["inventory_hostname"], text))
+        display.vv(f"<{self._vars['inventory_hostname']}> {text}")
 
     def _run(self, command, data):
         """Run a command on the host, by whatever connection and become plugin are configured for it."""
@@ -107,11 +106,8 @@ class LightshipAction(ActionBase):
                 found = self._through_a_file(command, data)
         except AnsibleConnectionFailure as error:
             self._lost = error
-            from lightship.errors import TransportError
-
-            raise TransportError(
-                "%s cannot be reached: %s" % (self._vars["inventory_hostname"], error), code="ssh-unreachable"
-            ) from error
+            name = self._vars["inventory_hostname"]
+            raise TransportError(f"{name} cannot be reached: {error}", code="ssh-unreachable") from error
         out = found["stdout"].encode("utf-8", "surrogateescape")
         return Ran(found["rc"], out, found["stderr"].strip())
 
@@ -122,25 +118,24 @@ class LightshipAction(ActionBase):
             path = self._connection._shell.join_path(folder, "input")
             self._transfer_data(path, data)
             self._fixup_perms2((folder, path), execute=False)
-            return self._low_level_execute_command("%s <%s" % (command, shlex.quote(path)))
+            return self._low_level_execute_command(f"{command} <{shlex.quote(path)}")
         finally:
             self._remove_tmp_path(folder)
 
 
 def shown(error):
     """An error in one text: what happened, and what to do."""
-    return "%s\n%s" % (error.message, error.hint) if error.hint else error.message
+    return f"{error.message}\n{error.hint}" if error.hint else error.message
 
 
 def diff_of(plan):
     """What a plan changes, as --diff shows it."""
-    before, after = ["commit: %s" % (plan.change.live or "none")], ["commit: %s" % plan.commit]
-    for one in plan.change.files:
-        after.append("%s %s" % (one.status, one.path))
+    before, after = [f"commit: {plan.change.live or 'none'}"], [f"commit: {plan.commit}"]
+    after += [f"{one.status} {one.path}" for one in plan.change.files]
     if plan.change.files_count > len(plan.change.files):
-        after.append("and %d more files" % (plan.change.files_count - len(plan.change.files)))
+        after.append(f"and {plan.change.files_count - len(plan.change.files)} more files")
     if plan.replaces_container:
-        after += ["container: %s" % reason for reason in plan.why]
+        after += [f"container: {reason}" for reason in plan.why]
     if plan.nothing_to_do:
         after = before
     return {

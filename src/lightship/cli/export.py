@@ -11,6 +11,7 @@ from lightship.cli.common import ConfigOption, JsonOption, ServiceArgument, Stag
 
 if TYPE_CHECKING:
     from lightship.operations.export import Exported
+    from lightship.output.words import Line
 
 __all__ = ["app"]
 
@@ -43,5 +44,5 @@ def ansible(
     answer("export ansible", result, lambda: _lines(result), json=json)
 
 
-def _lines(result: Exported) -> list[list[tuple[str, str]]]:
+def _lines(result: Exported) -> list[Line]:
     return [[(f"{'wrote' if path in result.written else 'unchanged'}  {path}", "")] for path in result.files]
