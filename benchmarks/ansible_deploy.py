@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 SERVERS = 20
 LIMITS = {1: 0.7, SERVERS: 0.5}
-PAIRS, QUICK_PAIRS = 7, 2
+PAIRS, QUICK_PAIRS = 5, 2
 WARM_UP = 2
 FILES = 300
 OURS, PLAIN = "lightship.deploy.code", "plain recipe"

@@ -30,6 +30,8 @@ ALLOWED = {
     "transport": ANYWHERE,
     "rollout": ANYWHERE | {"transport", "plan"},
     "operations": ANYWHERE | {"rollout", "transport", "config", "source", "plan", "image", "templates"},
+    # A way in beside the command line: what Ansible's plugins call.
+    "playbook": ANYWHERE | {"operations", "rollout", "transport", "config", "source", "plan", "image"},
     "output": ANYWHERE | {"operations", "rollout", "plan", "config"},
     "cli": ANYWHERE | {"operations", "output", "config", "rollout", "plan"},
     "hub": ANYWHERE | {"operations", "output", "config", "rollout", "plan"},
