@@ -98,7 +98,7 @@ def test_its_socket_is_of_its_user_alone(tmp_path: Path) -> None:
 
 
 def test_the_agent_is_sent_only_when_it_is_not_there(tmp_path: Path) -> None:
-    other = agent_file().read_bytes() + b"\n# another\n"
+    other = agent_file().read_bytes() + f"\n# {new_token()}\n".encode()
     commands = Commands()
     for number, sent in ((1, 2), (2, 3)):
         way = HeldTransport("web1", commands.run, other, new_token(), sys.executable)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from lightship.errors import LightshipError
 from lightship.model import Facts
@@ -55,19 +55,33 @@ class HeldSession(Session):
     ) -> None:
         super().__init__(transport, hello, emit)
         self.held = transport
-        self._hello_words = hello
-        self._emits = emit
         self._ahead = ahead or {}
         self._begun: dict[str, tuple[Mapping[str, Any], asyncio.Task[Any]]] = {}
 
-    async def attach(self, *, look: bool = False) -> HeldSession:
+    async def open(self, **changes: Any) -> Self:
+        """Start the agent and say hello. One that refuses is not left behind."""
+        try:
+            return await super().open(**changes)
+        except BaseException:
+            await self._dismiss()
+            raise
+
+    async def _dismiss(self) -> None:
+        """End an agent that was started in vain; the lock it never had."""
+        await self._settle()
+        if self.held.started:
+            with contextlib.suppress(LightshipError):
+                conversation = await Conversation.open(self.held)
+                await conversation.bye()
+
+    async def attach(self, *, look: bool = False) -> Self:
         """Go on with the agent that is held; ``look`` at the server, as the hello of a new one would have."""
         self._conversation = await Conversation.open(self.held)
         if look:
             self.facts = Facts.from_json(await self.call("status"))
         return self
 
-    async def reopen(self, wait: float = 120.0) -> HeldSession:
+    async def reopen(self, wait: float = 120.0) -> Self:
         """After a lost connection: a new agent, which waits for the old one to finish."""
         await self.close()
         self.held = HeldTransport(

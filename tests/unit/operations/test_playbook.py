@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,17 @@ import pytest
 import yaml
 
 from lightship.errors import DegradedError, LightshipError, LockedError, RefusedError, RevertedError, UsageError
+from lightship.model import Change, Desired, Facts, Plan, Step
 from lightship.operations.context import load_context
+from lightship.operations.deploy import Planned
 from lightship.operations.export import export_ansible
 from lightship.playbook import live
+from lightship.playbook import prepare as preparing
 from lightship.playbook.job import Job, Source
 from lightship.playbook.papers import Paper, Papers
 from lightship.playbook.place import Place
 from lightship.playbook.task import Task
+from lightship.rollout import Order
 from lightship.transport.shell import Ran
 
 NEW, OLD = "b" * 40, "a" * 40
@@ -163,3 +170,54 @@ def test_the_inventory_of_a_service_and_what_is_not_overwritten(tmp_path: Path) 
     with pytest.raises(RefusedError, match="other content"):
         export_ansible(context, tmp_path / "ansible")
     assert len(export_ansible(context, tmp_path / "ansible", force=True).written) == 1
+
+
+# --- the migrations ---------------------------------------------------------------------
+
+
+class _Session:
+    """As much of a conversation as an order needs."""
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.facts = Facts(server, current=OLD)
+
+
+def _migrating(folder: Path, host: str) -> tuple[Order, Task]:
+    """What a host is to do where migrations are configured and new ones come."""
+    at_work = task(folder, host)
+    plan = Plan("code", NEW, (), (Step("migrate", "run"), Step("boot", "boot")), Change(NEW, live=OLD))
+    found = Planned(_Session(host), plan, Desired("", ""))  # type: ignore[arg-type]
+    order = Order(found.session, plan, {"commit": NEW, "migrate": {"command": ["migrate"]}})
+    return asyncio.run(preparing._migrating_once(at_work, order, found)), at_work
+
+
+@pytest.mark.parametrize(
+    ("before", "runs"),
+    [
+        (paper("web1", "nothing"), True),
+        (paper("web1", "unreachable"), True),
+        (paper("web1", "prepared"), True),  # it had none to run
+        (paper("web1", "prepared", migrates=True), False),
+    ],
+    ids=["nothing to do there", "not reached", "none to run there", "run there"],
+)
+def test_migrations_run_on_one_host(tmp_path: Path, before: Paper, runs: bool) -> None:
+    Papers(str(tmp_path)).write(before)
+    order, _ = _migrating(tmp_path, "web2")
+    assert order.migrates == runs
+    assert [step.name for step in order.plan.steps] == (["migrate", "boot"] if runs else ["boot"])
+
+
+def test_a_host_waits_for_the_migrations_and_is_not_prepared_when_they_fail(tmp_path: Path) -> None:
+    papers = Papers(str(tmp_path))
+
+    def later() -> None:
+        time.sleep(0.3)
+        papers.write(paper("web1", "failed").failed(RefusedError("they failed")))
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    with pytest.raises(RefusedError, match="since web1 failed"):
+        _migrating(tmp_path, "web2")
+    thread.join()
