@@ -89,6 +89,8 @@ def test_the_collection_and_the_package_have_one_version() -> None:
     base = (COLLECTION / "plugins" / "plugin_utils" / "base.py").read_text()
     assert galaxy["version"] == lightship.__version__
     assert f'VERSION = "{lightship.__version__}"' in base
+    needed = (COLLECTION / "meta" / "ee-requirements.txt").read_text().strip()
+    assert needed == f"lightship=={lightship.__version__}"
     assert yaml.safe_load((COLLECTION / "meta" / "runtime.yml").read_text()) == {"requires_ansible": ">=2.15.0"}
 
 

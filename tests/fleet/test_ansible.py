@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from support.ec2 import mocked_ec2
 from support.engine import Engine
 from support.playbooks import BIN, ROOT, Playbooks, Ran, environment
 from support.promises import until
-from support.servers import IMAGE, Fleet, all_run, no_failures, one_release_each, outcomes
+from support.servers import IMAGE, Fleet, Servers, all_run, no_failures, one_release_each, outcomes
 
 HOSTS = """
 [web]
@@ -342,6 +343,30 @@ def test_an_inventory_of_the_cloud(engine: Engine, live: Fleet, ansible: Playboo
         assert all(ran.changed.values())
         all_run(live, commit)
         assert nobody(cloud.run("lightship.deploy.code"), live)
+
+
+def test_an_image_is_built_on_one_host_and_given_to_the_others(
+    engine: Engine, servers: Servers, tmp_path: Path
+) -> None:
+    """Without a registry, through the machine that runs Ansible."""
+    files = {"Dockerfile": f"FROM {IMAGE}\nCOPY deploy/marker /marker\n", "deploy/marker": secrets.token_hex(100)}
+    settings = {"image": {"dockerfile": "Dockerfile"}, "ports": ["8300:8000"]}
+    built = Fleet(engine, tmp_path / "site", servers=servers, files=files, settings=settings)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ansible-", ignore_cleanup_errors=True) as folder:
+            playbooks = playbooks_for(built, Path(folder))
+            two = ("--limit", ",".join(servers.names[:2]))
+            assert all(playbooks.run("lightship.deploy.full", *two).changed.values())
+            assert not any(playbooks.run("lightship.deploy.full", *two).changed.values())
+        ask = f"docker inspect --format '{{{{.Image}}}}' $(docker ps -q --filter name={built.name}-)"
+        one, two_ = (machine.do(ask) for machine in servers.machines[:2])
+        assert one == two_ != ""
+    finally:
+        built.close()
+        for machine in servers.machines:
+            machine.do(
+                f"docker image ls -q --filter label=lightship.service={built.name} | xargs -r docker image rm -f"
+            )
 
 
 NO_INPUT = """
