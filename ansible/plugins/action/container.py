@@ -11,15 +11,14 @@ class ActionModule(LightshipAction):
 
     SPEC = {
         "rollout": {"type": "str", "required": True, "no_log": True},
-        "state": {"type": "str", "choices": ["built", "present"], "default": "present"},
+        "state": {"type": "str", "choices": ["built", "wanted", "given", "present"], "required": True},
     }
 
     async def work(self, options):
         """Lead or follow."""
         if self._task.check_mode:
             return {"changed": False, "msg": "not in check mode: lightship.deploy.prepare foretells the container"}
-        from lightship.playbook.image import follow, lead
+        from lightship.playbook.image import work
 
-        work = lead if options["state"] == "built" else follow
-        done = await work(self.job(options), self.place())
+        done = await work(options["state"], self.job(options), self.place())
         return {"changed": done.changed, "msg": done.message, "warnings": list(done.warnings)}

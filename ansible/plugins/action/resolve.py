@@ -30,6 +30,7 @@ class ActionModule(LightshipAction):
         "skip_unreachable": {"type": "bool", "default": False},
         "max_fail_percentage": {"type": "float"},
         "held_seconds": {"type": "float", "default": 600.0},
+        "whole_image": {"type": "bool", "default": False},
         "hosts": {"type": "list", "elements": "str"},
         "roles": {"type": "dict", "default": {}},
         "secrets": {"type": "dict", "default": {}, "no_log": True},
@@ -62,6 +63,7 @@ class ActionModule(LightshipAction):
             skip_unreachable=options["skip_unreachable"],
             most_failures=options["max_fail_percentage"],
             silence=options["held_seconds"],
+            whole_image=options["whole_image"],
         )
         wanted = Wanted(ref=plain(options["ref"]), commit=plain(options["commit"]), retry=options["retry"])
         given = Given(roles=self._roles(job.hosts, plain(options["roles"])), secrets=plain(options["secrets"]))

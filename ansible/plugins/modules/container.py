@@ -6,8 +6,8 @@ module: container
 short_description: Have the image of the next container on the hosts
 version_added: 0.1.0
 description:
-  - First on the host that leads, where it is built, pulled and pushed as configured; then on the others.
-  - Without a registry the image goes through the machine that runs Ansible, and its memory.
+  - In four tasks, each of which acts on the host that leads or on all others.
+  - Without a registry what the others lack of the image goes through the machine that runs Ansible, and its memory.
 attributes:
   check_mode:
     description: Can run in check mode, and then changes nothing.
@@ -24,10 +24,14 @@ options:
     type: str
     required: true
   state:
-    description: V(built) acts on the host that leads alone, V(present) on all others.
+    description:
+      - V(built) has it built, pulled and pushed as configured, on the host that leads.
+      - V(wanted) pulls it on the others, or finds what they lack.
+      - V(given) takes that from the host that leads.
+      - V(present) has it on the others.
     type: str
-    choices: [built, present]
-    default: present
+    choices: [built, wanted, given, present]
+    required: true
 notes:
   - It runs where Ansible does, and needs the Python package C(lightship) of the collection's version beside ansible-core.
   - On the servers Python 3.9 or later is enough.
@@ -40,6 +44,16 @@ EXAMPLES = r"""
   lightship.deploy.container:
     rollout: "{{ lightship_rollout.rollout }}"
     state: built
+
+- name: Pull it on the others, or see what they lack
+  lightship.deploy.container:
+    rollout: "{{ lightship_rollout.rollout }}"
+    state: wanted
+
+- name: Give away what they lack
+  lightship.deploy.container:
+    rollout: "{{ lightship_rollout.rollout }}"
+    state: given
 
 - name: Have it on the others
   lightship.deploy.container:

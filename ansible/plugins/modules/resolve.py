@@ -76,6 +76,10 @@ options:
     description: Seconds after which an agent that no task speaks to undoes or finishes what is open, and ends.
     type: float
     default: 600
+  whole_image:
+    description: Send an image with all its layers to hosts that have no registry, for engines that take no other.
+    type: bool
+    default: false
   hosts:
     description: The hosts of the rollout. Without it all hosts of the play.
     type: list

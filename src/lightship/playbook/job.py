@@ -67,6 +67,8 @@ class Job:
     most_failures: float | None = None
     """The percentage of hosts that may fail; ``None``: as configured."""
     silence: float = 600.0
+    whole_image: bool = False
+    """Whether an image is sent with all its layers, for engines that take no other."""
 
     @property
     def why(self) -> str:

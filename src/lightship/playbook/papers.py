@@ -99,6 +99,6 @@ class Papers:
         making.replace(path)
         return paper
 
-    def spool(self, name: str) -> Path:
+    def spool(self) -> Path:
         """Where an image lies on its way from one server to others."""
-        return self._folder / f"{name}.image"
+        return self._folder / "spooled.image"
