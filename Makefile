@@ -5,10 +5,10 @@ UNIT := tests/unit tests/contract
 export GIT_CONFIG_NOSYSTEM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine demo test torture unit lint format bench soak gapless lock clean
+.PHONY: help setup engine demo test torture unit lint format bench soak gapless collection lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv with the locked dependencies
 	@$(PYTHON) tools/setup_venv.py
@@ -46,6 +46,9 @@ gapless: setup engine ## N=40 container and full deploys behind the proxy, under
 format: setup ## put the sources in order
 	@$(VENV)/ruff check --fix .
 	@$(VENV)/ruff format .
+
+collection: setup ## build the Ansible collection into dist/
+	@$(VENV)/ansible-galaxy collection build ansible --output-path dist --force
 
 lock: ## renew requirements/*.lock from pyproject.toml and requirements/dev.in
 	@$(PYTHON) tools/lock.py

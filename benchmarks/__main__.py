@@ -32,6 +32,7 @@ BENCHMARKS = (
     "comparison",
     "limits",
     "scale",
+    "ansible_deploy",
 )
 #: What is measured unless more is asked for: what a user would pick instead, in ten minutes.
 USUAL = ("startup", "comparison")

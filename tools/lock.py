@@ -47,6 +47,14 @@ def main() -> int:
         resolve = (str(uv), "--directory", str(ROOT), "pip", "compile", *OPTIONS)
         checked(*resolve, "pyproject.toml", "requirements/dev.in", "--output-file", str(dev))
         checked(*resolve, "pyproject.toml", "--constraints", "requirements/dev.lock", "--output-file", str(runtime))
+        for name in ("oldest", "ec2"):
+            # Each has lightship beside another ansible-core.
+            output = str(folder / f"ansible-{name}.lock")
+            checked(*resolve, "pyproject.toml", f"requirements/ansible-{name}.in", "--output-file", output)
+        output, constraints = str(folder / "ansible-lint.lock"), ("--constraints", "requirements/dev.lock")
+        checked(*resolve, "requirements/ansible-lint.in", *constraints, "--output-file", output)
+        output = str(folder / "ansible-collections.lock")
+        checked(*resolve, "requirements/ansible-collections.in", "--no-deps", "--output-file", output)
     except TroubleError as trouble:
         return stop_with(trouble)
     say(f"renewed {dev.name} and {runtime.name}")

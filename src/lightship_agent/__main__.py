@@ -1,4 +1,7 @@
-"""The agent's process: reads requests from standard input, answers on standard output, ends with its input."""
+"""The agent's process: reads requests from standard input, answers on standard output, ends with its input.
+
+With ``--held`` it does the same on a socket, over one connection after the other (``held``).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import select
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 from lightship_agent import TYPE_CHECKING, VERSION
 from lightship_agent.actions import Actions
@@ -115,7 +119,26 @@ def main() -> int:
         sys.stdout.flush()
         return 0
     os.umask(0o022)
-    conversation = Conversation(sys.stdin.fileno(), sys.stdout.buffer)
+    if sys.argv[1:2] == ["--held"]:
+        return _held(*sys.argv[2:])
+    return _converse(Conversation(sys.stdin.fileno(), sys.stdout.buffer))
+
+
+def _held(descriptor: str, path: str, silence: str) -> int:
+    """Hold the conversation on a socket that listens already, and whose file is gone afterwards."""
+    import socket  # noqa: PLC0415 - only an agent that is held needs them
+
+    from lightship_agent.held import HeldConversation  # noqa: PLC0415
+
+    try:
+        with socket.socket(fileno=int(descriptor)) as listener:
+            return _converse(HeldConversation(listener, float(silence)))
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def _converse(conversation: Conversation) -> int:
     for name in (signal.SIGHUP, signal.SIGPIPE):
         signal.signal(name, signal.SIG_IGN)
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -32,6 +32,8 @@ ALLOWED = {
     # Spans are made of a rollout's events, and of nothing that makes them.
     "trace": ANYWHERE | {"rollout"},
     "operations": ANYWHERE | {"rollout", "transport", "config", "source", "plan", "image", "templates", "trace"},
+    # A way in beside the command line: what Ansible's plugins call.
+    "playbook": ANYWHERE | {"operations", "rollout", "transport", "config", "source", "plan", "image", "trace"},
     "output": ANYWHERE | {"operations", "rollout", "plan", "config", "trace"},
     "cli": ANYWHERE | {"operations", "output", "config", "rollout", "plan", "trace"},
     "hub": ANYWHERE | {"operations", "output", "config", "rollout", "plan"},

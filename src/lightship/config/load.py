@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lightship.config.schema import Service
 
-__all__ = ["FILE_NAME", "Config", "find", "load", "parse"]
+__all__ = ["FILE_NAME", "Config", "find", "load", "parse", "service_model"]
 
 FILE_NAME = "lightship.yml"
 
@@ -254,7 +254,7 @@ class _Validation:
         if stage is not None:
             del merged["stages"]
         try:
-            return _service_model().model_validate({**merged, "name": name, "stage": stage})
+            return service_model().model_validate({**merged, "name": name, "stage": stage})
         except ValidationError as error:
             for details in error.errors(include_url=False):
                 # A list whose every item is wrong counts as too short; its items say it better.
@@ -299,7 +299,7 @@ class _Validation:
         )
 
 
-def _service_model() -> type[Service]:
+def service_model() -> type[Service]:
     """The schema of a service, made without Pydantic's plugins: to look for some takes longer than to read the file."""
     name = "PYDANTIC_DISABLE_PLUGINS"
     before = os.environ.get(name)

@@ -141,6 +141,37 @@ class Distribution:
                 left = others
         return self._found
 
+    async def lead_apart(self, look: Look) -> tuple[Ready, Look]:
+        """The part of the server that leads, on the first place, when each server's turn comes in a process of its own.
+
+        ``look`` is what it had; what it has now comes back with the image.
+        """
+        leader = self._places[0]
+        self._looks[leader.server] = look
+        return await self._lead(leader), self._looks[leader.server]
+
+    async def bring_apart(self, ready: Ready, looks: Mapping[str, Look]) -> Ready | int:
+        """The part of another, the second place; the first stands for the one that leads.
+
+        The image from the registry, or how many of its layers are here already when it has to be sent.
+        """
+        self._looks.update(looks)
+        leader, place = self._places
+        found = await self._bring(leader, ready, place)
+        if found is not None:
+            return found
+        layers = list(self._looks[leader.server].layers)
+        return _known(await place.ask("image", {"image": self._wanted.name, "layers": layers}), len(layers))
+
+    async def send_apart(self, ready: Ready, known: int) -> Ready:
+        """To the second place what the first gives, which is the image without its first ``known`` layers."""
+        leader, place = self._places
+        await self._send_group(leader, ready, [place], known, None)
+        found = self._found[place.server]
+        if isinstance(found, LightshipError):
+            raise found
+        return found
+
     async def _each(self, places: Iterable[Place], work: Callable[[Place], Any]) -> None:
         """The same for each, side by side; an error is that server's own."""
 
@@ -293,8 +324,7 @@ class Distribution:
 
         async def ask(place: Place) -> None:
             answer = await place.ask("image", {"image": self._wanted.name, "layers": list(layers)})
-            known = answer.get("known")
-            groups.setdefault(min(known, len(layers)) if isinstance(known, int) else 0, []).append(place)
+            groups.setdefault(_known(answer, len(layers)), []).append(place)
 
         await self._each(places, ask)
         whole: list[Place] = []
@@ -337,6 +367,12 @@ class Distribution:
                 offset += len(part)
                 if at_end:
                     return Ready(name or ready.id, ready.id)
+
+
+def _known(answer: Mapping[str, Any], most: int) -> int:
+    """How many of an image's first layers a server has."""
+    known = answer.get("known")
+    return min(known, most) if isinstance(known, int) else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,20 @@ if TYPE_CHECKING:
     from lightship.config.schema import SecretSource
     from lightship.config.secrets import Secret
 
-__all__ = ["Wanted", "build_secrets", "check_commit", "deploy", "known_commit", "plan"]
+__all__ = [
+    "Planned",
+    "Wanted",
+    "build_secrets",
+    "check_commit",
+    "check_wanted",
+    "deploy",
+    "known_commit",
+    "known_ref",
+    "order_for",
+    "plan",
+    "plan_server",
+    "service_secrets",
+]
 
 #: A lock that was waited for this long may have let a newer push pass: the ref is asked for again.
 _STALE_SECONDS = 2.0
@@ -57,7 +70,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
+class Planned:
     """One server with its plan."""
 
     session: Session
@@ -67,9 +80,9 @@ class _Planned:
 
 async def plan(context: Context, wanted: Wanted) -> PlanResult:
     """What a deploy would do, without a lock and without doing it."""
-    _check(wanted)
-    known = await _known_ref(context, wanted)
-    env = {**context.service.env, **_revealed(await _secrets(context))}
+    check_wanted(wanted)
+    known = await known_ref(context, wanted)
+    env = {**context.service.env, **_revealed(await service_secrets(context))}
     async with code_for(context) as code:
         try:
             resolved, planned = await _plan_once(context, code, known, env, wanted, lock=False)
@@ -92,7 +105,7 @@ async def plan(context: Context, wanted: Wanted) -> PlanResult:
 
 async def _plan_once(
     context: Context, code: Code, known: Resolved | None, env: Mapping[str, str], wanted: Wanted, *, lock: bool
-) -> tuple[Resolved, list[_Planned]]:
+) -> tuple[Resolved, list[Planned]]:
     hello = context.hello(why="plan", lock=lock, wait=_PLAN_WAIT if lock else 0.0)
     async with opened_sessions(context, hello, skip=wanted.rolling.skip_unreachable) as opened:
         resolved = known or _from_releases(opened.sessions, wanted.commit or "")
@@ -101,15 +114,15 @@ async def _plan_once(
 
 async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutResult:
     """Bring a ref to the service's servers. Raises for what ends it before the rollout; else the result says all."""
-    _check(wanted)
+    check_wanted(wanted)
     redactor = Redactor(context.emit)
     context = replace(context, emit=redactor)
     what = wanted.commit or wanted.ref or context.service.branch
     hello = context.hello(why=f"deploy {what}", lock=True, wait=wanted.wait, take_over=wanted.take_over)
     began = time.monotonic()
     context.emit(StepStarted("", "connect"))
-    known = asyncio.create_task(_known_ref(context, wanted))
-    secrets = asyncio.create_task(_secrets(context))
+    known = asyncio.create_task(known_ref(context, wanted))
+    secrets = asyncio.create_task(service_secrets(context))
     try:
         async with (
             code_for(context, known) as code,
@@ -118,13 +131,13 @@ async def deploy(context: Context, wanted: Wanted, started: float) -> RolloutRes
             resolved = await known
             context.emit(StepDone("", "connect", time.monotonic() - began))
             if resolved is not None and resolved.kind != "commit" and time.monotonic() - began > _STALE_SECONDS:
-                resolved = await _known_ref(context, wanted)
+                resolved = await known_ref(context, wanted)
             resolved = resolved or _from_releases(opened.sessions, wanted.commit or "")
             values = await secrets
             redactor.learn(values.values())
             env = {**context.service.env, **_revealed(values)}
             planned = await _plan_all(context, opened, code, resolved, env, wanted)
-            orders = [_order(context, one, wanted, env, f"{what}") for one in planned]
+            orders = [order_for(context, one, wanted, env, f"{what}") for one in planned]
             images = _images(context, planned, redactor, skip=wanted.rolling.skip_unreachable)
             result = await finish(context, orders, resolved, started, wanted.rolling, opened.unreachable, images)
     except LightshipError as error:
@@ -149,7 +162,7 @@ def check_commit(option: str, commit: str) -> None:
         raise UsageError(f"{option} {commit[:100]!r} {error.rule}", code="bad-commit") from error
 
 
-def _check(wanted: Wanted) -> None:
+def check_wanted(wanted: Wanted) -> None:
     """Refuse what cannot be, before a server or the git host hears of anything."""
     if wanted.commit is not None and wanted.ref is not None:
         raise UsageError("--ref and --commit exclude each other")
@@ -160,7 +173,7 @@ def _check(wanted: Wanted) -> None:
     wanted.rolling.check()
 
 
-async def _known_ref(context: Context, wanted: Wanted) -> Resolved | None:
+async def known_ref(context: Context, wanted: Wanted) -> Resolved | None:
     """The commit, as far as it can be known without a server; ``None`` for a commit given in short."""
     if wanted.commit is not None:
         return Resolved(context.service.branch, wanted.commit, "commit") if is_commit(wanted.commit) else None
@@ -172,8 +185,8 @@ async def _known_ref(context: Context, wanted: Wanted) -> Resolved | None:
 
 async def known_commit(context: Context, wanted: Wanted, opened: Sequence[Session]) -> Resolved:
     """The commit that is meant, asked for at the git host or, when it was given in short, of the servers."""
-    _check(wanted)
-    return await _known_ref(context, wanted) or _from_releases(opened, wanted.commit or "")
+    check_wanted(wanted)
+    return await known_ref(context, wanted) or _from_releases(opened, wanted.commit or "")
 
 
 def _from_releases(opened: Sequence[Session], text: str) -> Resolved:
@@ -189,7 +202,7 @@ def _from_releases(opened: Sequence[Session], text: str) -> Resolved:
     )
 
 
-def _images(context: Context, planned: Sequence[_Planned], redactor: Redactor, *, skip: bool) -> Images | None:
+def _images(context: Context, planned: Sequence[Planned], redactor: Redactor, *, skip: bool) -> Images | None:
     """What has the image ready on the servers. All want the same one: it follows from commit and configuration."""
     first = next((one for one in planned if one.plan.replaces_container), None)
     if first is None:
@@ -208,7 +221,7 @@ async def build_secrets(context: Context, redactor: Redactor) -> Mapping[str, st
     return _revealed(values)
 
 
-async def _secrets(context: Context) -> Mapping[str, Secret]:
+async def service_secrets(context: Context) -> Mapping[str, Secret]:
     """The values of the service's secrets; programs that print them run beside everything else."""
     return await _resolved(context, context.service.secrets)
 
@@ -236,23 +249,18 @@ def _revealed(secrets: Mapping[str, Secret]) -> dict[str, str]:
 
 async def _plan_all(
     context: Context, opened: Opened, code: Code, resolved: Resolved, env: Mapping[str, str], wanted: Wanted
-) -> list[_Planned]:
+) -> list[Planned]:
     """A plan for each server. One that is lost meanwhile ends the command, or is left out like those before it."""
-    args = inspect_args(context.service, resolved.ref, resolved.commit, env)
     seen: dict[str, Change] = {}
 
-    async def one(session: Session) -> _Planned | None:
+    async def one(session: Session) -> Planned | None:
         try:
-            await code.bring(session, resolved)
-            began = time.perf_counter()
-            answer = await session.call("inspect", args)
-            context.emit(Took(session.server, "inspect", time.perf_counter() - began))
+            return await plan_server(context, session, code, resolved, env, wanted, seen)
         except LightshipError as error:
             if not (wanted.rolling.skip_unreachable and is_unreachable(error)):
                 raise named([(session, error)], len(context.servers)) from None
             opened.unreachable[session.server] = error
             return None
-        return _planned(context, session, _shared(Change.from_json(answer), answer, seen), resolved, wanted)
 
     found = [made for made in await at_most(one, opened.sessions) if made is not None]
     if not found:
@@ -264,22 +272,41 @@ async def _plan_all(
     return planned
 
 
+async def plan_server(
+    context: Context,
+    session: Session,
+    code: Code,
+    resolved: Resolved,
+    env: Mapping[str, str],
+    wanted: Wanted,
+    seen: dict[str, Change] | None = None,
+) -> Planned:
+    """Have the commit on one server, see what it changes there, and plan that. ``seen``: what others answered."""
+    await code.bring(session, resolved)
+    began = time.perf_counter()
+    answer = await session.call("inspect", inspect_args(context.service, resolved.ref, resolved.commit, env))
+    context.emit(Took(session.server, "inspect", time.perf_counter() - began))
+    change = _shared(Change.from_json(answer), answer, {} if seen is None else seen)
+    return _planned(context, session, change, resolved, wanted)
+
+
 def _shared(change: Change, answer: object, seen: dict[str, Change]) -> Change:
     """Servers of one fleet mostly answer the same: of ten thousand equal answers one is kept."""
     return seen.setdefault(json.dumps(answer, sort_keys=True), change)
 
 
-def _planned(context: Context, session: Session, change: Change, resolved: Resolved, wanted: Wanted) -> _Planned:
+def _planned(context: Context, session: Session, change: Change, resolved: Resolved, wanted: Wanted) -> Planned:
     if change.commit != resolved.commit:
         raise RefusedError(f"{session.server} fetched {short(change.commit)} and not {short(resolved.commit)}")
     service = context.service_on(session.server)
     desired = desired_state(service, change, session.facts)
     shape = planned_shape(service, desired.fingerprint)
     made = make_plan(shape, session.facts, change, desired, wanted.kind, retry=wanted.retry)
-    return _Planned(session, made, desired)
+    return Planned(session, made, desired)
 
 
-def _order(context: Context, one: _Planned, wanted: Wanted, env: Mapping[str, str], why: str) -> Order:
+def order_for(context: Context, one: Planned, wanted: Wanted, env: Mapping[str, str], why: str) -> Order:
+    """What a server is to do by its plan. Raises ``RefusedError`` for a release that failed there before."""
     if one.plan.blocked:
         where = f"{one.session.server}: " if len(context.servers) > 1 else ""
         raise RefusedError(

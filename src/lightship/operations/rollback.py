@@ -20,7 +20,7 @@ from lightship.rollout.events import PlanMade, StepDone, StepStarted
 from lightship.source.remote import Resolved
 from lightship_agent.records import replace
 
-__all__ = ["rollback", "rollback_plan"]
+__all__ = ["check_back", "order_back", "plan_back", "rollback", "rollback_plan", "target_release"]
 
 _AT_ONCE = Rolling()
 
@@ -38,7 +38,7 @@ async def rollback(
 
     Whoever goes back is in a hurry, and the release is a known one: there is no canary unless it is asked for.
     """
-    _check(to, rolling)
+    check_back(to, rolling)
     rolling = replace(rolling, canary=rolling.canary or 0)
     context = replace(context, emit=Redactor(context.emit))
     hello = context.hello(why=f"rollback {to or ''}".strip(), lock=True, wait=wait, take_over=take_over)
@@ -47,7 +47,7 @@ async def rollback(
     try:
         async with opened_sessions(context, hello, skip=rolling.skip_unreachable) as opened:
             context.emit(StepDone("", "connect", time.perf_counter() - began))
-            orders = [_order(context, session, plan, to) for session, plan in _plans(context, opened, to)]
+            orders = [order_back(context, session, plan, to) for session, plan in _plans(context, opened, to)]
             commit = orders[0].plan.commit
             resolved = Resolved(commit, commit, "commit")
             return await finish(context, orders, resolved, started, rolling, opened.unreachable)
@@ -57,7 +57,7 @@ async def rollback(
 
 async def rollback_plan(context: Context, to: str | None, rolling: Rolling = _AT_ONCE) -> PlanResult:
     """What a rollback would do, without a lock and without doing it."""
-    _check(to, rolling)
+    check_back(to, rolling)
     hello = context.hello(why="plan", lock=False)
     async with opened_sessions(context, hello, skip=rolling.skip_unreachable) as opened:
         plans = _plans(context, opened, to)
@@ -72,30 +72,35 @@ async def rollback_plan(context: Context, to: str | None, rolling: Rolling = _AT
     )
 
 
-def _check(to: str | None, rolling: Rolling) -> None:
+def check_back(to: str | None, rolling: Rolling) -> None:
+    """Refuse what cannot be, before a server hears of anything."""
     if to is not None:
         check_commit("--to", to)
     rolling.check()
 
 
 def _plans(context: Context, opened: Opened, to: str | None) -> list[tuple[Session, Plan]]:
-    commit = _target([session.facts for session in opened.sessions], to)
+    commit = target_release([session.facts for session in opened.sessions], to)
     plans = []
     for session in opened.sessions:
-        if session.facts.release(commit) is None:
-            raise RefusedError(
-                f"{session.server} does not have the release {short(commit)}",
-                hint=f"deploy it: lightship deploy --commit {commit}",
-                code="no-such-release",
-            )
-        shape = planned_shape(context.service_on(session.server))
-        plan = make_rollback_plan(shape, session.facts, commit)
+        plan = plan_back(context, session, commit)
         context.emit(PlanMade(session.server, plan))
         plans.append((session, plan))
     return plans
 
 
-def _target(fleet: Sequence[Facts], to: str | None) -> str:
+def plan_back(context: Context, session: Session, commit: str) -> Plan:
+    """The plan of one server to go back to a release that it has."""
+    if session.facts.release(commit) is None:
+        raise RefusedError(
+            f"{session.server} does not have the release {short(commit)}",
+            hint=f"deploy it: lightship deploy --commit {commit}",
+            code="no-such-release",
+        )
+    return make_rollback_plan(planned_shape(context.service_on(session.server)), session.facts, commit)
+
+
+def target_release(fleet: Sequence[Facts], to: str | None) -> str:
     """The release to go back to: the one before this one on most servers."""
     if to is None:
         previous = Counter(facts.previous for facts in fleet if facts.previous is not None)
@@ -116,7 +121,8 @@ def _target(fleet: Sequence[Facts], to: str | None) -> str:
     )
 
 
-def _order(context: Context, session: Session, plan: Plan, to: str | None) -> Order:
+def order_back(context: Context, session: Session, plan: Plan, to: str | None) -> Order:
+    """What a server is to do to go back."""
     # A release of another image goes back together with the container it ran in: its settings lie on the server.
     stored = {"stored": True} if plan.replaces_container else None
     why = f"rollback{f' to {to}' if to else ''}"

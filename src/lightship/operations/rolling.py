@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from lightship.operations.context import Context
     from lightship.source.remote import Resolved
 
-__all__ = ["KINDS", "Rolling", "back_args", "finish", "finishing_seconds", "gravest_kind", "skipped", "strategy_of"]
+__all__ = [
+    "KINDS",
+    "Rolling",
+    "back_args",
+    "canary_soak",
+    "finish",
+    "finishing_seconds",
+    "gravest_kind",
+    "skipped",
+    "strategy_of",
+    "watched_for",
+]
 
 KINDS: tuple[Kind, ...] = ("nothing", "code", "container", "full")
 #: Beside what the configuration allows an agent: its own work, and a slow machine.
@@ -97,12 +108,12 @@ def with_canary_soak(orders: Sequence[Order], strategy: Strategy, service: Servi
     todo = [order for order in orders if not order.plan.nothing_to_do]
     first = {order.session.server for order in todo[: strategy.canaries(len(todo))]}
     soak = canary_soak(service, rolling)
-    return [
-        replace(one, prepare={**one.prepare, "soak": soak}, finishes=finishing_seconds(service, soak))
-        if one.session.server in first
-        else one
-        for one in orders
-    ]
+    return [watched_for(one, soak, service) if one.session.server in first else one for one in orders]
+
+
+def watched_for(order: Order, soak: float, service: Service) -> Order:
+    """The order with a soak of its own."""
+    return replace(order, prepare={**order.prepare, "soak": soak}, finishes=finishing_seconds(service, soak))
 
 
 def skipped(server: str, commit: str, error: LightshipError) -> ServerResult:

@@ -14,7 +14,16 @@ from lightship.plan.setup import Item, ServerPlan, plan_setup
 from lightship.transport.shell import Shell, Shells, run_program
 from lightship_agent.records import dataclass, replace
 
-__all__ = ["HostKey", "ServerSetup", "SetupOptions", "SetupResult", "SetupWays", "find_facts", "setup"]
+__all__ = [
+    "HostKey",
+    "ServerSetup",
+    "SetupOptions",
+    "SetupResult",
+    "SetupWays",
+    "bring_to_ready",
+    "find_facts",
+    "setup",
+]
 
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 _MOST_HOPS = 10
@@ -287,30 +296,42 @@ async def _change(found: _Found, root: str) -> ServerSetup:
     """Do one server's plan. Where Python was missing, the rest of what is missing is seen only after it is there."""
     if found.plan is None or not found.plan.changes:
         return found.result()
-    changed, items = 0, found.plan.items
     try:
         shell = await Shells().open(found.server)
         try:
-            prefix, facts = await find_facts(shell, root)
-            plan = plan_setup(facts)
-            if plan.changes and not facts.get("python"):
-                await _install_python(shell, prefix)
-                changed += plan.changes
-                prefix, facts = await find_facts(shell, root)
-                plan = plan_setup(facts)
-            if plan.changes:
-                items = plan.items
-                answer = await run_program(shell, prefix, _request(plan, root), seconds=_CHANGE_SECONDS)
-                changed += plan.changes
-                user = {"user": facts.get("user"), "sudo": facts.get("sudo")}
-                plan = plan_setup({**answer["facts"], **user})
-            items = plan.items
-            left = sum(one.state == "change" for one in items)
+            return await bring_to_ready(shell, root, found.plan.items)
         finally:
             await shell.close()
     except LightshipError as error:
-        return ServerSetup(found.server.name, items, changed, error)
-    return ServerSetup(found.server.name, items, max(0, changed - left))
+        return ServerSetup(found.server.name, found.plan.items, 0, error)
+
+
+async def bring_to_ready(
+    shell: Shell, root: str, items: tuple[Item, ...] = (), *, dry_run: bool = False
+) -> ServerSetup:
+    """Look at one server and change what it lacks; with ``dry_run`` only say what that is (``changed`` counts it)."""
+    changed, name = 0, shell.server.name
+    try:
+        prefix, facts = await find_facts(shell, root)
+        plan = plan_setup(facts)
+        if dry_run:
+            return ServerSetup(name, plan.items, plan.changes)
+        if plan.changes and not facts.get("python"):
+            await _install_python(shell, prefix)
+            changed += plan.changes
+            prefix, facts = await find_facts(shell, root)
+            plan = plan_setup(facts)
+        if plan.changes:
+            items = plan.items
+            answer = await run_program(shell, prefix, _request(plan, root), seconds=_CHANGE_SECONDS)
+            changed += plan.changes
+            user = {"user": facts.get("user"), "sudo": facts.get("sudo")}
+            plan = plan_setup({**answer["facts"], **user})
+        items = plan.items
+        left = sum(one.state == "change" for one in items)
+    except LightshipError as error:
+        return ServerSetup(name, items, changed, error)
+    return ServerSetup(name, items, max(0, changed - left))
 
 
 def _request(plan: ServerPlan, root: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lightship.result import ReleasesResult, ServerReleases, ServerStatus, Statu
 from lightship.rollout import Session
 from lightship.source.remote import resolve
 
-__all__ = ["releases", "status"]
+__all__ = ["releases", "server_status", "status"]
 
 _GIT_SECONDS = 5.0
 
@@ -45,7 +45,12 @@ async def _one(context: Context, server: str) -> ServerStatus:
         await session.bye()
     except LightshipError as error:
         return ServerStatus(server, None, None, (), None, error)
-    facts = session.facts
+    return server_status(session)
+
+
+def server_status(session: Session) -> ServerStatus:
+    """What one server runs, by what it said when the conversation was opened."""
+    facts, server = session.facts, session.server
     image = _image(facts.container) if facts.container is not None else ""
     return ServerStatus(
         server, facts.stable, facts.current, facts.loaded, facts, image=image, environment=facts.env_digest or ""

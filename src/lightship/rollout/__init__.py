@@ -3,7 +3,7 @@
 from lightship.rollout.engine import Images, Rollout, is_unreachable
 from lightship.rollout.order import Order
 from lightship.rollout.result import RolloutResult, overall
-from lightship.rollout.server import as_refusal
+from lightship.rollout.server import ServerRun, as_refusal
 from lightship.rollout.session import Hello, Session
 from lightship.rollout.strategy import Amount, OnFailure, Strategy
 
@@ -15,6 +15,7 @@ __all__ = [
     "Order",
     "Rollout",
     "RolloutResult",
+    "ServerRun",
     "Session",
     "Strategy",
     "as_refusal",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 from lightship.errors import (
     AgentError,
@@ -59,6 +60,14 @@ class ServerRun:
         self._reconnect = reconnect
         self._started = asyncio.get_running_loop().time()
         self._seconds = 0.0
+
+    def resume(
+        self, *, before: str | None, outcome: Outcome, activated: bool, verified: bool, error: LightshipError | None
+    ) -> Self:
+        """Go on where another process has come to with this server. ``before`` is what ran when it began."""
+        self._before, self.running = before, self.order.plan.commit if activated else before
+        self.outcome, self.activated, self.verified, self.error = outcome, activated, verified, error
+        return self
 
     @property
     def server(self) -> str:

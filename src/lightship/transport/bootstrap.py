@@ -4,6 +4,10 @@ The command that SSH runs is always the same, whatever the service, so that noth
 reads ``SOURCE`` from its input, and that looks for the agent of the wanted hash in a directory which only its own user
 can write to. It answers with one line of JSON and then *is* the agent: same process, same standard streams.
 
+Where a command cannot go on from one request to the next (Ansible runs one for each task) the agent is *held*: it gets
+a session of its own and a socket in that directory, and this program becomes a relay, which passes the requests that
+are left of its input, and the answers to them. With a later command it is the relay alone.
+
 It holds to what Python 3.5 understands, so that an older Python on a server is told of and does not end in a traceback.
 """
 
@@ -11,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["MARK", "OLDEST_PYTHON", "SOURCE", "command", "digest_of"]
+__all__ = ["MARK", "OLDEST_PYTHON", "SOURCE", "command", "digest_of", "held_command"]
 
 MARK = "lightship-agent"
 """The key of the line that ``SOURCE`` answers with; what a login shell prints before it is passed over."""
@@ -29,6 +33,13 @@ def say(word, **more):
     data = ("\n" + json.dumps(more, sort_keys=True) + "\n").encode()
     while data:
         data = data[os.write(1, data):]
+
+
+def leave(status):
+    """End once the other side has said all: it would take an end before that for a broken connection."""
+    while os.read(0, 1 << 20):
+        pass
+    sys.exit(status)
 
 
 def fail(code, text, **more):
@@ -122,25 +133,86 @@ def forget_old(folder):
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         try:
-            if name.startswith("agent-") and time.time() - os.lstat(path).st_mtime > KEPT_SECONDS:
+            if name.startswith(("agent-", "held-")) and time.time() - os.lstat(path).st_mtime > KEPT_SECONDS:
                 os.unlink(path)
         except OSError:
             pass
 
 
+def relay(folder, name, greet):
+    """Pass our input on to a held agent, and its answers to our output, until it has said all."""
+    import select, socket
+
+    os.chdir(folder)  # the name of a socket may have 107 bytes, and a path more
+    agent = socket.socket(socket.AF_UNIX)
+    try:
+        agent.connect(name)
+        if greet:
+            say("have", uid=os.geteuid())
+        while True:
+            part = os.read(0, 1 << 20)
+            if not part:
+                break
+            agent.sendall(part)
+        agent.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        say("error", code="agent-gone", text="the agent that was held is not there any more: %s" % error)
+        leave(3)
+    watched = select.poll()
+    watched.register(agent, select.POLLIN)
+    watched.register(1, 0)
+    while True:
+        found = dict(watched.poll())
+        if 1 in found:
+            sys.exit(5)  # nobody takes the answers
+        part = agent.recv(1 << 20)
+        if not part:
+            sys.exit(0)
+        while part:
+            part = part[os.write(1, part):]
+
+
+def hold(folder, path, name, silence):
+    """Leave this process to the relay; in a new one, which nothing of the connection reaches, go on as the agent."""
+    import socket
+
+    os.chdir(folder)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(name)
+    listener.listen(4)
+    if os.fork():
+        listener.close()
+        relay(folder, name, False)
+    os.setsid()
+    nothing = os.open("/dev/null", os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    os.close(nothing)
+    os.chdir("/")
+    sys.argv[:] = [path, "--held", str(listener.detach()), os.path.join(folder, name), silence]
+
+
 def main():
+    if sys.argv[1] == "relay":
+        relay(cache(), sys.argv[2], True)
     digest, size = sys.argv[1], int(sys.argv[2])
+    held = sys.argv[3:]
     if sys.version_info < OLDEST:
         fail("python-old", "Python %d.%d" % sys.version_info[:2], python=sys.executable)
     try:
         folder = cache()
         path = os.path.join(folder, "agent-%s.pyz" % digest)
+        data = read(size) if held and held[2] == "sent" else None
         if holds(path, digest):
             os.utime(path)
             say("have", uid=os.geteuid())
-        else:
+        elif held and data is None:
             say("need", uid=os.geteuid())
-            data = read(size)
+            leave(0)
+        else:
+            if data is None:
+                say("need", uid=os.geteuid())
+                data = read(size)
             if digest_of([data]) != digest:
                 fail("agent-sent", "what arrived is not the agent that was announced")
             keep(path, data)
@@ -148,10 +220,12 @@ def main():
             say("have", uid=os.geteuid())
     except OSError as error:
         fail("agent-cache", "the agent cannot be kept: %s" % error)
+    sys.argv[:] = [path]
+    if held:
+        hold(folder, path, held[0], held[1])
     # What runpy would do, without what it imports.
     import zipimport
 
-    sys.argv[:] = [path]
     sys.path.insert(0, path)
     agent = type(sys)("__main__")
     sys.modules["__main__"] = agent
@@ -175,7 +249,29 @@ def digest_of(data: bytes) -> str:
 def command(digest: str, size: int, *, sudo: bool) -> str:
     """The command for the agent with that digest and size. No quote, ``$``, ``!`` or backslash is in the part that the
     login shell, whichever it is, takes in single quotes."""
-    if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):  # noqa: PLR2004
-        raise ValueError(digest)
     loader = _LOADER.format(len(SOURCE.encode()))
-    return f"exec {'sudo -n -- ' if sudo else ''}python3 -I -S -c '{loader}' {digest} {size:d}"
+    return f"exec {'sudo -n -- ' if sudo else ''}python3 -I -S -c '{loader}' {_digest(digest)} {size:d}"
+
+
+def held_command(python: str, token: str, agent: tuple[str, int] | None, *, silence: float = 0.0, sent: bool) -> str:
+    """The command for an agent that is held under a token, or without ``agent`` for the relay to it alone.
+
+    With ``sent`` the agent's file comes first in the input, else it is asked for when the server lacks it.
+    """
+    loader = _LOADER.format(len(SOURCE.encode()))
+    name = f"held-{_hex(token, 32)}"
+    if agent is None:
+        return f"{python} -I -S -c '{loader}' relay {name}"
+    digest, size = agent
+    how = "sent" if sent else "ask"
+    return f"{python} -I -S -c '{loader}' {_digest(digest)} {size:d} {name} {silence:g} {how}"
+
+
+def _digest(digest: str) -> str:
+    return _hex(digest, 64)
+
+
+def _hex(text: str, length: int) -> str:
+    if len(text) != length or not set(text) <= set("0123456789abcdef"):
+        raise ValueError(text)
+    return text

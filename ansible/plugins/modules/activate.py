@@ -1,0 +1,50 @@
+# MIT license, see LICENSE.
+"""Documentation of the module; the action plugin of its name does the work."""
+
+DOCUMENTATION = r"""
+module: activate
+short_description: Make a prepared release live, and see that every worker runs it
+version_added: 0.1.0
+description:
+  - Refuses unless all hosts of the rollout have prepared.
+  - A host on which it fails has gone back to what ran before when this module fails.
+attributes:
+  check_mode:
+    description: Can run in check mode, and then changes nothing.
+    support: full
+  diff_mode:
+    description: Says what differs.
+    support: none
+  action:
+    description: An action plugin; nothing is copied to the server but lightship's agent.
+    support: full
+options:
+  rollout:
+    description: What M(lightship.deploy.resolve) registered as RV(lightship.deploy.resolve#module:rollout).
+    type: str
+    required: true
+notes:
+  - It runs where Ansible does, and needs the Python package C(lightship) of the collection's version beside ansible-core.
+  - On the servers Python 3.9 or later is enough.
+author:
+  - The lightship authors (@lightship)
+"""
+
+EXAMPLES = r"""
+- name: Activate the release and see that it serves
+  lightship.deploy.activate:
+    rollout: "{{ lightship_rollout.rollout }}"
+"""
+
+RETURN = r"""
+msg:
+  description: What was done, in a line.
+  returned: always
+  type: str
+  sample: 1ded9e2 is live and was seen to serve
+code:
+  description: What went wrong, in a word that does not change.
+  returned: failure
+  type: str
+  sample: boot-failed
+"""
