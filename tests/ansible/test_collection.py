@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import yaml
 
 import lightship
 from support.playbooks import BIN, ROOT, Playbooks, environment, installed
+from support.repo import Repository
 
 COLLECTION = ROOT / "ansible"
 MODULES = sorted(path.stem for path in (COLLECTION / "plugins" / "modules").glob("*.py"))
@@ -135,6 +138,41 @@ def test_a_wrong_configuration_is_told_by_its_field_and_hides_its_secrets(here: 
     assert "t0kenofmine" not in ran.output
     ran = here.run("lightship.deploy.code", expect=2, service="shop", lightship_secrets={"A B": "hush-hush"})
     assert "hush-hush" not in ran.output
+
+
+RESOLVES = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - lightship.deploy.resolve: {service: shop, settings: "{{ settings }}", secrets: "{{ secrets }}"}
+      register: found
+    - assert: {that: "(found.rollout | b64decode | from_json).env.TOKEN | hash('sha256') == wanted"}
+      no_log: true
+    - assert: {that: found.commit == commit}
+    - assert: {that: "(found.rollout | b64decode | from_json).roles.here == ['web']"}
+"""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("which", ["newest", "oldest"])
+def test_what_a_vault_hides_reaches_the_rollout_and_nothing_else(here: Playbooks, which: str) -> None:
+    here = replace(here, bin=environment("oldest") if which == "oldest" else BIN)
+    repository = Repository(here.folder / "git")
+    commit = repository.commit("first", {"a": "1"})
+    (here.folder / "password").write_text("of the vault\n")
+    hidden = "what-the-vault-hides"
+    digest = hashlib.sha256(hidden.encode()).hexdigest()
+    encrypt = [str(BIN / "ansible-vault"), "encrypt_string", "--vault-password-file", "password", hidden]
+    said = subprocess.run(
+        encrypt, cwd=here.folder, env={**os.environ, **here.settings}, capture_output=True, text=True, check=True
+    ).stdout
+    (here.folder / "secrets.yml").write_text(f"secrets:\n  TOKEN: {said}")
+    (here.folder / "own.yml").write_text(RESOLVES)
+    here.inventory.write_text(here.inventory.read_text().strip() + " lightship_roles='[\"web\"]'\n")
+    settings = {"repository": str(repository.remote), "image": "shop:1", "app": "shop.wsgi:app"}
+    arguments = ("-vvvv", "--vault-password-file", "password", "-e", "@secrets.yml")
+    ran = here.run("own.yml", *arguments, settings=settings, commit=commit, wanted=digest)
+    assert hidden not in ran.output
 
 
 def test_a_rollout_that_was_not_resolved_is_refused(here: Playbooks) -> None:

@@ -86,4 +86,5 @@ def plain(value):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(one) for one in value]
-    return str(value) if isinstance(value, str) else value
+    # What is neither is text, and so is what a vault hides, which is of a class of its own.
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)

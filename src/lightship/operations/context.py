@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lightship.config.schema import Service
     from lightship.transport.base import Channel
 
-__all__ = ["Connect", "Connector", "Context", "Parting", "Redactor", "connect_local", "load_context"]
+__all__ = ["Connect", "Connector", "Context", "Parting", "Redactor", "connect_local", "hello_to", "load_context"]
 
 #: Gives the transport to a server by its name in the configuration.
 Connect = Callable[[str], Transport]
@@ -67,16 +67,25 @@ class Context:
 
     def hello(self, *, why: str, lock: bool, wait: float = 0.0, take_over: bool = False) -> Hello:
         """The words that open each conversation of a command."""
-        return Hello(
-            service=self.service.name,
-            root=self.service.root,
-            container=self.service.name,
-            who=self.who,
-            why=why,
-            lock=lock,
-            wait=wait,
-            take_over=take_over,
+        return hello_to(
+            self.service.name, self.service.root, why=why, lock=lock, wait=wait, take_over=take_over, who=self.who
         )
+
+
+def hello_to(
+    service: str, root: str, *, why: str, lock: bool, wait: float = 0.0, take_over: bool = False, who: str = ""
+) -> Hello:
+    """The words that open a conversation about a service."""
+    return Hello(
+        service=service,
+        root=root,
+        container=service,
+        who=who or _who(),
+        why=why,
+        lock=lock,
+        wait=wait,
+        take_over=take_over,
+    )
 
 
 def load_context(

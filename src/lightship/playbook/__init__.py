@@ -7,7 +7,11 @@ command line uses, over a held agent.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
+
+from lightship.errors import LightshipError
 
 __all__ = ["warm"]
 
@@ -22,3 +26,8 @@ def warm() -> None:
     for name in _PARTS:
         importlib.import_module(name)
     importlib.import_module("lightship.config.load").service_model()
+    # Where it cannot be kept the task says so, and not the import.
+    with contextlib.suppress(LightshipError):
+        importlib.import_module("lightship.playbook.place").agent()
+    # Nothing of this is garbage: a copy that looks whether it is has to copy the memory it lies in.
+    gc.freeze()

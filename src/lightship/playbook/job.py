@@ -52,6 +52,7 @@ class Job:
     kind: JobKind
     hosts: tuple[str, ...]
     folder: str
+    root: str = ""
     ref: str = ""
     commit: str = ""
     env: Mapping[str, str] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -16,9 +17,15 @@ from lightship.transport.held import HeldTransport, Run, new_token
 from lightship.transport.zipapp import agent_file
 from lightship_agent.records import dataclass, field
 
-__all__ = ["HeldSession", "Place"]
+__all__ = ["HeldSession", "Place", "agent"]
 
 _Asked = tuple[str, Mapping[str, Any]]
+
+
+@functools.cache
+def agent() -> bytes:
+    """The agent's file, which each task would read anew."""
+    return agent_file().read_bytes()
 
 
 @dataclass(slots=True)
@@ -32,7 +39,7 @@ class Place:
 
     def transport(self, silence: float) -> HeldTransport:
         """The way to a new agent."""
-        return HeldTransport(self.name, self.run, agent_file().read_bytes(), new_token(), self.python, silence)
+        return HeldTransport(self.name, self.run, agent(), new_token(), self.python, silence)
 
     def again(self, token: str) -> HeldTransport:
         """The way to the one that is held."""
@@ -84,9 +91,7 @@ class HeldSession(Session):
     async def reopen(self, wait: float = 120.0) -> Self:
         """After a lost connection: a new agent, which waits for the old one to finish."""
         await self.close()
-        self.held = HeldTransport(
-            self.server, self.held.run, agent_file().read_bytes(), new_token(), self.held.python, self.held.silence
-        )
+        self.held = HeldTransport(self.server, self.held.run, agent(), new_token(), self.held.python, self.held.silence)
         self._transport = self.held
         return await self.open(lock=True, wait=wait, take_over=False)
 

@@ -61,6 +61,7 @@ async def resolve(job: Job, wanted: Wanted, given: Given, folder: Path, tell: Ca
     job = replace(
         job,
         source=replace(job.source, service=service.name, stage=service.stage),
+        root=service.root,
         roles=_roles(service, job.hosts, given.roles),
         folder=str(private_folder(folder / f"lightship-{secrets.token_hex(8)}")),
     )

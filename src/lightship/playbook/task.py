@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightship.config.secrets import Secret
 from lightship.errors import LightshipError, RefusedError
 from lightship.model import Plan
-from lightship.operations.context import Context, Redactor
+from lightship.operations.context import Context, Redactor, hello_to
 from lightship.playbook.job import Job
 from lightship.playbook.papers import Paper, Papers
 from lightship.playbook.place import HeldSession, Place
@@ -66,8 +66,15 @@ class Task:
     def session(self, token: str = "", *, lock: bool = True, ahead: Ahead | None = None) -> HeldSession:
         """The conversation with the host's agent: the one that is held under a token, or else a new one."""
         transport = self.place.again(token) if token else self.place.transport(self.job.silence)
-        hello = self.context.hello(
-            why=self.job.why, lock=lock, wait=self.job.wait if lock else 0.0, take_over=self.job.take_over
+        job = self.job
+        # By what the job says: tasks after the barrier have no need to read the configuration again.
+        hello = hello_to(
+            job.source.service or "",
+            job.root,
+            why=job.why,
+            lock=lock,
+            wait=job.wait if lock else 0.0,
+            take_over=job.take_over,
         )
         return HeldSession(transport, hello, self.redactor, ahead)
 
