@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(900)
 ROLES = ("roles.move", "roles.moved", "roles.proven", "roles.rest", "roles.rested")
 EARLY = ("mirror.", "runtime.", "env.", "build.", "pull.", "instance.remove", "instance.create", "instance.start")
 # Operations that change nothing: looking needs no lock, and what it asks is asked by a deploy too.
-LOOKS = ("status", "logs", "exec")
+LOOKS = ("status", "logs", "exec", "traces")
 # Where a cut-off hurts most, tried in every kind although other kinds have these points as well.
 DELICATE = {
     "rollback": ["order.written", "current.flip", "current.flipped", "commit.stable"],
