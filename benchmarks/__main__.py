@@ -108,9 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if report.name == "fleet_simulated":
             PICTURE.write_text(picture(report), encoding="utf-8")
             say(f"wrote {PICTURE.relative_to(ROOT)}")
-        if report.name == "comparison":
-            for path in pictures.write(report):
-                say(f"wrote {path.relative_to(ROOT)}")
+        for path in pictures.write(report):
+            say(f"wrote {path.relative_to(ROOT)}")
     return 0 if all(report.kept for report in kept) else 1
 
 

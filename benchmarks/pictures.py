@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, Figures, Report, median, of_way
 
-__all__ = ["BARS", "TIMELINE", "bars", "timeline"]
+__all__ = ["BARS", "SIZES", "TIMELINE", "bars", "sizes", "timeline", "write"]
 
 IMAGES = ROOT / "docs" / "images"
-TIMELINE, BARS = IMAGES / "timeline.svg", IMAGES / "comparison.svg"
+TIMELINE, BARS, SIZES = IMAGES / "timeline.svg", IMAGES / "comparison.svg", IMAGES / "sizes.svg"
 _OLD, _NEW, _FAILED = "#8c959f", "#1f6feb", "#cf222e"
 _SHOWN = ("lightship", "by hand, warm SSH", "by hand, chain reload", "image: build, push, pull, run")
 _STALL_MS = 100
@@ -101,8 +101,51 @@ def _label(deploys: Sequence[Figures], way: str, name: str, value: float) -> str
     return f"{value:.2f}" + (f", {failed} failed" if name == "worst" and failed else "")
 
 
+def sizes(report: Report) -> str:
+    """A deploy's time against the size of the repository, its history, the releases kept, the change, the import."""
+    figure, ((flat, change, imports),) = _figure(1, 3, 10, 3.2)
+    large = list(dict.fromkeys(str(one["of"]) for one in report.samples if one["of"] not in ("change", "import")))
+    for offset, (way, colour) in enumerate((("small", _OLD), ("large", _NEW))):
+        found = [
+            median(of_way([one for one in report.samples if one["of"] == of], of if offset else "small", "seconds"))
+            for of in large
+        ]
+        places = [place + 0.4 * offset for place in range(len(large))]
+        flat.bar_label(flat.bar(places, found, 0.38, color=colour, label=way), fmt="%.2f", fontsize=8)
+    flat.set_xticks([place + 0.2 for place in range(len(large))], large, fontsize=8)
+    flat.set_title("a small service, and a large one, s", fontsize=9, loc="left")
+    flat.legend(fontsize=8, frameon=False)
+    for axis, of, words in ((change, "change", "files changed"), (imports, "import", "seconds of the import")):
+        points = _points(report, of)
+        axis.plot(*zip(*points, strict=True), color=_NEW, marker="o", markersize=4)
+        axis.set_title(f"against {words}, s", fontsize=9, loc="left")
+        axis.set_ylim(0)
+    change.set_xscale("log")
+    imports.plot([0, 2], [0, 2], color=_OLD, linewidth=0.8, linestyle=":", label="the import alone")
+    imports.legend(fontsize=8, frameon=False)
+    for axis in (flat, change, imports):
+        axis.spines[["top", "right"]].set_visible(False)
+    flat.set_ylim(0, flat.get_ylim()[1] * 1.25)
+    return _svg(figure)
+
+
+def _points(report: Report, of: str) -> list[tuple[float, float]]:
+    """The number that each way is called by, and its median."""
+    samples = [one for one in report.samples if one["of"] == of]
+    ways = dict.fromkeys(str(one["way"]) for one in samples)
+    numbers = {way: float(next(word for word in way.split() if word[0].isdigit())) for way in ways}
+    return [(numbers[way], median(of_way(samples, way, "seconds"))) for way in ways]
+
+
+_DRAWN: Mapping[str, Mapping[Path, Callable[[Report], str]]] = {
+    "comparison": {TIMELINE: timeline, BARS: bars},
+    "scale": {SIZES: sizes},
+}
+
+
 def write(report: Report) -> list[Path]:
-    """Draw both, from the results of the comparison."""
-    for path, text in ((TIMELINE, timeline(report)), (BARS, bars(report))):
-        path.write_text(text, encoding="utf-8")
-    return [TIMELINE, BARS]
+    """Draw what there is of a report."""
+    drawn = _DRAWN.get(report.name, {})
+    for path, draw in drawn.items():
+        path.write_text(draw(report), encoding="utf-8")
+    return list(drawn)

@@ -383,3 +383,5 @@ def test_the_readme_and_the_pictures_are_made_from_the_kept_results() -> None:
     assert "| lightship |" in text
     assert pictures.TIMELINE.read_text() == pictures.timeline(kept[0])
     assert pictures.BARS.read_text() == pictures.bars(kept[0])
+    (sized,) = load_reports(RESULTS, ["scale"])
+    assert pictures.SIZES.read_text() == pictures.sizes(sized)
