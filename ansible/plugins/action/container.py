@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from ansible_collections.lightship.deploy.plugins.plugin_utils.base import LightshipAction
+from ansible_collections.lightship.deploy.plugins.plugin_utils.base import ROLLOUT, LightshipAction
 
 
 class ActionModule(LightshipAction):
     """Has the image ready."""
 
     SPEC = {
-        "rollout": {"type": "str", "required": True, "no_log": True},
+        **ROLLOUT,
         "state": {"type": "str", "choices": ["built", "wanted", "given", "present"], "required": True},
     }
 

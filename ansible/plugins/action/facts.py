@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from ansible_collections.lightship.deploy.plugins.plugin_utils.base import LightshipAction
+from ansible_collections.lightship.deploy.plugins.plugin_utils.base import ROLLOUT, LightshipAction
 
 
 class ActionModule(LightshipAction):
     """Looks at the host; nothing is changed."""
 
-    SPEC = {"rollout": {"type": "str", "required": True, "no_log": True}}
+    SPEC = ROLLOUT
 
     async def work(self, options):
         """Look, and return it as the fact lightship."""

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from ansible_collections.lightship.deploy.plugins.plugin_utils.base import LightshipAction, shown
+from ansible_collections.lightship.deploy.plugins.plugin_utils.base import ROLLOUT, LightshipAction, shown
 
 
 class ActionModule(LightshipAction):
     """Goes back."""
 
     SPEC = {
-        "rollout": {"type": "str", "required": True, "no_log": True},
+        **ROLLOUT,
         "last": {"type": "bool", "default": True},
     }
 

@@ -8,24 +8,9 @@ version_added: 0.1.0
 description:
   - Fails when too many hosts have failed, so that a rescue block takes the others back.
   - Fails on a host on which something failed before.
-attributes:
-  check_mode:
-    description: Can run in check mode, and then changes nothing.
-    support: full
-  diff_mode:
-    description: Says what differs.
-    support: none
-  action:
-    description: An action plugin; nothing is copied to the server but lightship's agent.
-    support: full
-options:
-  rollout:
-    description: What M(lightship.deploy.resolve) registered as RV(lightship.deploy.resolve#module:rollout).
-    type: str
-    required: true
-notes:
-  - It runs where Ansible does, and needs the Python package C(lightship) of the collection's version beside ansible-core.
-  - On the servers Python 3.9 or later is enough.
+extends_documentation_fragment:
+  - lightship.deploy.task
+  - lightship.deploy.task.rollout
 author:
   - The lightship authors (@lightship)
 """

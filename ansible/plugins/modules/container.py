@@ -8,21 +8,7 @@ version_added: 0.1.0
 description:
   - In four tasks, each of which acts on the host that leads or on all others.
   - Without a registry what the others lack of the image goes through the machine that runs Ansible, and its memory.
-attributes:
-  check_mode:
-    description: Can run in check mode, and then changes nothing.
-    support: full
-  diff_mode:
-    description: Says what differs.
-    support: none
-  action:
-    description: An action plugin; nothing is copied to the server but lightship's agent.
-    support: full
 options:
-  rollout:
-    description: What M(lightship.deploy.resolve) registered as RV(lightship.deploy.resolve#module:rollout).
-    type: str
-    required: true
   state:
     description:
       - V(built) has it built, pulled and pushed as configured, on the host that leads.
@@ -32,9 +18,9 @@ options:
     type: str
     choices: [built, wanted, given, present]
     required: true
-notes:
-  - It runs where Ansible does, and needs the Python package C(lightship) of the collection's version beside ansible-core.
-  - On the servers Python 3.9 or later is enough.
+extends_documentation_fragment:
+  - lightship.deploy.task
+  - lightship.deploy.task.rollout
 author:
   - The lightship authors (@lightship)
 """

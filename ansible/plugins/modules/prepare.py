@@ -10,23 +10,11 @@ description:
   - Nothing that serves is changed. Migrations run on the first host that changes, and the others wait for that.
   - In check mode it plans, without the lock.
 attributes:
-  check_mode:
-    description: Can run in check mode, and then changes nothing.
-    support: full
   diff_mode:
-    description: Says what differs.
     support: full
-  action:
-    description: An action plugin; nothing is copied to the server but lightship's agent.
-    support: full
-options:
-  rollout:
-    description: What M(lightship.deploy.resolve) registered as RV(lightship.deploy.resolve#module:rollout).
-    type: str
-    required: true
-notes:
-  - It runs where Ansible does, and needs the Python package C(lightship) of the collection's version beside ansible-core.
-  - On the servers Python 3.9 or later is enough.
+extends_documentation_fragment:
+  - lightship.deploy.task
+  - lightship.deploy.task.rollout
 author:
   - The lightship authors (@lightship)
 """

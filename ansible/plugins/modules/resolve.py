@@ -8,16 +8,6 @@ version_added: 0.1.0
 description:
   - "Reads the configuration, asks the git host for the commit, and gets the secrets: once, for all hosts of the play."
   - The other modules of the collection take what it returns.
-attributes:
-  check_mode:
-    description: Can run in check mode, and then changes nothing.
-    support: full
-  diff_mode:
-    description: Says what differs.
-    support: none
-  action:
-    description: An action plugin; nothing is copied to the server but lightship's agent.
-    support: full
 options:
   service:
     description: The service's name; not needed when the configuration has one.
@@ -92,9 +82,8 @@ options:
     description: Values of secret variables of the container by their names, as from a vault.
     type: dict
     default: {}
-notes:
-  - It runs where Ansible does, and needs the Python package C(lightship) of the collection's version beside ansible-core.
-  - On the servers Python 3.9 or later is enough.
+extends_documentation_fragment:
+  - lightship.deploy.task
 author:
   - The lightship authors (@lightship)
 """

@@ -9,23 +9,11 @@ description:
   - Nobody is asked, neither the git host nor a registry.
   - M(lightship.deploy.activate) and M(lightship.deploy.commit) finish it as they do a deploy.
 attributes:
-  check_mode:
-    description: Can run in check mode, and then changes nothing.
-    support: full
   diff_mode:
-    description: Says what differs.
     support: full
-  action:
-    description: An action plugin; nothing is copied to the server but lightship's agent.
-    support: full
-options:
-  rollout:
-    description: What M(lightship.deploy.resolve) registered as RV(lightship.deploy.resolve#module:rollout).
-    type: str
-    required: true
-notes:
-  - It runs where Ansible does, and needs the Python package C(lightship) of the collection's version beside ansible-core.
-  - On the servers Python 3.9 or later is enough.
+extends_documentation_fragment:
+  - lightship.deploy.task
+  - lightship.deploy.task.rollout
 author:
   - The lightship authors (@lightship)
 """

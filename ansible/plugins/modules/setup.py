@@ -7,24 +7,13 @@ short_description: Bring a host to ready
 version_added: 0.1.0
 description:
   - Installs git and the Docker engine on Debian and Ubuntu where they are missing, and makes the directory of the services.
-attributes:
-  check_mode:
-    description: Can run in check mode, and then changes nothing.
-    support: full
-  diff_mode:
-    description: Says what differs.
-    support: none
-  action:
-    description: An action plugin; nothing is copied to the server but lightship's agent.
-    support: full
 options:
   root:
     description: The directory that services live in.
     type: path
     default: /srv/lightship
-notes:
-  - It runs where Ansible does, and needs the Python package C(lightship) of the collection's version beside ansible-core.
-  - On the servers Python 3.9 or later is enough.
+extends_documentation_fragment:
+  - lightship.deploy.task
 author:
   - The lightship authors (@lightship)
 """

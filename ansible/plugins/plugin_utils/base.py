@@ -55,6 +55,10 @@ def require_lightship():
         )
 
 
+ROLLOUT = {"rollout": {"type": "str", "required": True, "no_log": True}}
+"""The option of every module of a rollout but the first."""
+
+
 class LightshipAction(ActionBase):
     """An action plugin of the collection. ``work`` does what the module is for, and returns its result."""
 
@@ -121,6 +125,39 @@ class LightshipAction(ActionBase):
             return self._low_level_execute_command(f"{command} <{shlex.quote(path)}")
         finally:
             self._remove_tmp_path(folder)
+
+
+class PreparingAction(LightshipAction):
+    """Prepares the host for what the rollout is about, a deploy or the way back, or in check mode plans it."""
+
+    SPEC = ROLLOUT
+
+    async def work(self, options):
+        """Prepare, and tell the plan."""
+        from lightship.playbook.prepare import prepare, told
+
+        done = await prepare(self.job(options), self.place(), check=self._task.check_mode)
+        result = {"changed": done.changed, "msg": done.message, "warnings": list(done.warnings)}
+        if done.plan is not None:
+            result["plan"] = told(done.plan)
+            if self._task.diff:
+                result["diff"] = diff_of(done.plan)
+        return result
+
+
+class LiveAction(LightshipAction):
+    """Does a part of what comes after the barrier (``part`` of ``lightship.playbook.live``), or foretells it."""
+
+    SPEC = ROLLOUT
+    part = ""
+
+    async def work(self, options):
+        """Do it; what fails on the host has gone back there, or says why it has to."""
+        from lightship.playbook import live
+
+        work = live.foretold if self._task.check_mode else getattr(live, self.part)
+        done = await work(self.job(options), self.place())
+        return {"changed": done.changed, "msg": done.message}
 
 
 def shown(error):
