@@ -11,11 +11,11 @@ import hashlib
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from lightship.cache import is_ours, user_directory
 from lightship.trace.spans import Trace
 
 __all__ = ["KEPT", "MOST_SERVICES", "Store", "state_directory"]
@@ -30,9 +30,7 @@ _NAME = re.compile(r"[0-9]{13}-[0-9a-f]{32}\.json", re.ASCII)
 
 def state_directory() -> Path:
     """Where they lie: ``$XDG_STATE_HOME/lightship``, or ``~/.local/state/lightship``."""
-    base = os.environ.get("XDG_STATE_HOME")
-    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
-    return root / "lightship"
+    return user_directory("XDG_STATE_HOME", ".local/state")
 
 
 class Store:
@@ -58,7 +56,7 @@ class Store:
             directory = self.directory
             if not directory.is_dir():
                 _make(directory)
-            if not _ours(directory):
+            if not is_ours(directory):
                 return False
             _write(directory, f"{int(trace.began * 1000):013d}-{trace.id}.json", trace)
             for name in _names(directory)[KEPT:]:
@@ -72,7 +70,7 @@ class Store:
         """Those that are there, newest first; what cannot be read is passed over."""
         try:
             directory = self.directory
-            names = _names(directory) if _ours(directory) else []
+            names = _names(directory) if is_ours(directory) else []
         except (OSError, RuntimeError):
             return
         for name in names:
@@ -91,11 +89,6 @@ def _make(directory: Path) -> None:
         with contextlib.suppress(OSError):  # something else is in it
             old.rmdir()
     directory.mkdir(mode=0o700, exist_ok=True)
-
-
-def _ours(directory: Path) -> bool:
-    status = directory.lstat()
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _names(directory: Path) -> list[str]:
