@@ -188,8 +188,13 @@ async def _prepare(task: Task, session: HeldSession, paper: Paper) -> Done:
     return Done(paper, True, _says(order.plan), order.plan, tuple(session.warnings))
 
 
+def _canary(task: Task) -> bool:
+    """Whether this host is one of those that go first."""
+    hosts = task.job.hosts
+    return task.place.name in hosts[: strategy_of(task.context.service, Rolling()).canaries(len(hosts))]
+
+
 def _noted(task: Task, session: HeldSession, plan: Plan, paper: Paper) -> Paper:
-    canaries = strategy_of(task.context.service, Rolling()).canaries(len(task.job.hosts))
     return replace(
         paper,
         token=session.held.token,
@@ -197,7 +202,7 @@ def _noted(task: Task, session: HeldSession, plan: Plan, paper: Paper) -> Paper:
         commit=plan.commit,
         before=session.facts.current,
         running=session.facts.current,
-        canary=task.place.name in task.job.hosts[:canaries],
+        canary=_canary(task),
     )
 
 
@@ -208,8 +213,7 @@ def _order(task: Task, found: Planned) -> Order:
     wanted = Wanted(commit=job.commit, retry=job.retry)
     order = order_for(task.context, found, wanted, job.env, job.ref)
     service = task.context.service
-    canaries = strategy_of(service, Rolling()).canaries(len(job.hosts))
-    if task.place.name in job.hosts[:canaries]:
+    if _canary(task):
         return watched_for(order, canary_soak(service, Rolling()), service)
     return order
 

@@ -8,6 +8,7 @@ module, which takes longer than what is found. Another version finds that the co
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import io
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lightship.cache import cache_directory, must_be_ours
@@ -87,11 +88,13 @@ def _sources(package: Path) -> Iterator[tuple[str, bytes]]:
             yield f"lightship_agent/{path.relative_to(package).as_posix()}", path.read_bytes()
 
 
-def _files() -> list[tuple[str, bytes]]:
-    return [("__main__.py", _MAIN), *_sources(_package())]
+@functools.cache
+def _files() -> tuple[tuple[str, bytes], ...]:
+    """Read once: an agent that is started ahead, and then the way to it, ask for the same file."""
+    return (("__main__.py", _MAIN), *_sources(_package()))
 
 
-def agent_hash(files: list[tuple[str, bytes]] | None = None) -> str:
+def agent_hash(files: Sequence[tuple[str, bytes]] | None = None) -> str:
     """The name of the agent's content: changes with any of its files, and with this Python's byte code."""
     digest = hashlib.sha256(sys.implementation.cache_tag.encode() if sys.implementation.cache_tag else b"")
     digest.update(importlib.util.MAGIC_NUMBER + _IMPORTER)
@@ -101,7 +104,7 @@ def agent_hash(files: list[tuple[str, bytes]] | None = None) -> str:
     return digest.hexdigest()[:24]
 
 
-def agent_bytes(files: list[tuple[str, bytes]] | None = None) -> bytes:
+def agent_bytes(files: Sequence[tuple[str, bytes]] | None = None) -> bytes:
     """The zip application. The same source gives the same bytes."""
     files = files or _files()
     buffer = io.BytesIO()
