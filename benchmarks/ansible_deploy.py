@@ -39,6 +39,7 @@ from benchmarks.common import (
     say,
     scratch,
 )
+from benchmarks.machines import ADDRESS, SOCKET, agent_with, let_in, names, this_machine
 
 if TYPE_CHECKING:
     from support.engine import Engine
@@ -52,7 +53,6 @@ FILES = 300
 OURS, PLAIN = "lightship.deploy.code", "plain recipe"
 WORKER = 7
 TIMEOUT = 300
-SOCKET = "/var/run/docker.sock"
 IDLE = "idle"
 RECIPE = ROOT / "examples" / "plain-ansible" / "deploy.yml"
 
@@ -189,16 +189,6 @@ def surroundings(folder: Path, hosts: Sequence[tuple[str, str]], key: Path, know
     }
 
 
-def let_in(engine: Engine, name: str, key: Path) -> list[str]:
-    """Let this user in; the server's keys."""
-    public = Path(f"{key}.pub").read_text().strip()
-    script = (
-        f"echo '{public}' >/etc/ssh/keys; chmod 644 /etc/ssh/keys; git config --system safe.directory '*'; "
-        "until test -s /run/sshd.pid; do sleep 0.1; done; cut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub"
-    )
-    return engine.docker("exec", name, "sh", "-ec", script, timeout=60).splitlines()
-
-
 def idle_container(engine: Engine) -> str:
     """The container that the recipe sees to: it runs."""
     from support.servers import server_image  # noqa: PLC0415
@@ -215,7 +205,6 @@ def idle_container(engine: Engine) -> str:
 def one_server() -> Iterator[Ground]:
     """A real service on this machine, which is reached through an sshd that sees all of it."""
     from support.engine import Engine, ensure  # noqa: PLC0415
-    from support.servers import server_image  # noqa: PLC0415
     from support.site import Site  # noqa: PLC0415
     from support.sshd import make_key  # noqa: PLC0415
 
@@ -224,16 +213,10 @@ def one_server() -> Iterator[Ground]:
         try:
             site = Site(engine, folder / "site", settings={"keep": 2})
             site.run("deploy", expect=0)
-            name, key, port = engine.name("sshd"), make_key(folder / "id_ed25519"), engine.free_port()
-            engine.run(
-                *("--pid", "host", "--network", "host", "--entrypoint", "sh"),
-                *("--volume", f"{SOCKET}:{SOCKET}", "--volume", f"{folder}:{folder}"),
-                server_image(),
-                *("-c", f"mkdir -p /run/sshd; ssh-keygen -q -A; exec /usr/sbin/sshd -D -p {port}"),
-                name=name,
-            )
-            known = [f"[127.0.0.1]:{port} {line}" for line in let_in(engine, name, key)]
-            environment = surroundings(folder, [("web1", f"ansible_host=127.0.0.1 ansible_port={port}")], key, known)
+            key = make_key(folder / "id_ed25519")
+            _, port, keys = this_machine(engine, folder, key)
+            known = [f"[{ADDRESS}]:{port} {line}" for line in keys]
+            environment = surroundings(folder, [("web1", f"ansible_host={ADDRESS} ansible_port={port}")], key, known)
             image = engine.docker("inspect", "--format", "{{.Image}}", site.container())
             by_hand = ByHand(engine, site.repository, folder / "plain", image)
             by_hand.start()
@@ -253,11 +236,6 @@ def one_server() -> Iterator[Ground]:
 # --- twenty -------------------------------------------------------------------------
 
 
-def names() -> list[str]:
-    """What the servers are called."""
-    return [f"server{number}" for number in range(SERVERS)]
-
-
 @contextlib.contextmanager
 def twenty_servers() -> Iterator[Ground]:
     """As many sshds, each with files of its own."""
@@ -274,7 +252,7 @@ def twenty_servers() -> Iterator[Ground]:
             key, hosts, known = make_key(folder / "id_ed25519"), [], []
             # The servers, and this machine, find the repository in the same place.
             volumes = (f"--volume={repository.remote}:{repository.remote}:ro", f"--volume={SOCKET}:{SOCKET}")
-            containers = {one: engine.name(one) for one in names()}
+            containers = {one: engine.name(one) for one in names(SERVERS)}
             for one, name in containers.items():
                 engine.run(*volumes, server_image(), name=name)
                 address = engine.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name)
@@ -313,15 +291,7 @@ def configuration(folder: Path, repository: Repository) -> Path:
 
 def own_agent(folder: Path) -> Path:
     """Where Python finds that the agent is the benchmark's."""
-    import lightship_agent  # noqa: PLC0415
-    from lightship.transport.zipapp import agent_bytes  # noqa: PLC0415
-
-    package = Path(lightship_agent.__file__).parent
-    files = [
-        (f"lightship_agent/{path.relative_to(package).as_posix()}", path.read_bytes())
-        for path in sorted(package.rglob("*.py"))
-    ]
-    (folder / "agent.pyz").write_bytes(agent_bytes([("__main__.py", AGENT_MAIN), *files]))
+    (folder / "agent.pyz").write_bytes(agent_with(AGENT_MAIN))
     place = folder / "python"
     place.mkdir()
     (place / "sitecustomize.py").write_text(CUSTOMIZE.format(agent=str(folder / "agent.pyz")))

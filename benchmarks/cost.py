@@ -18,12 +18,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from benchmarks.common import BenchmarkError
 from support.engine import Engine
 from support.packages import find
 
-__all__ = ["Command", "Ended", "Meter", "Peak", "Traffic", "container_pid", "cpu_of", "memory_of"]
+__all__ = ["AgentsMemory", "Command", "Ended", "Meter", "Peak", "Traffic", "container_pid", "cpu_of", "memory_of"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _ENGINE = ("dockerd", "containerd", "docker-registry")
@@ -146,16 +147,17 @@ def engine_cpu() -> float:
     return total / _TICKS
 
 
-class Peak:
-    """The most memory that a container's control group has used while the block runs, more than before it."""
+class _Most:
+    """The most that was seen of something while the block runs, looked at again and again."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    pause = 0.05
+
+    def __init__(self) -> None:
+        self.most = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._before = self.most = memory_of(pid)
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -163,15 +165,53 @@ class Peak:
         self._end.set()
         self._thread.join()
 
+    def look(self) -> int:
+        """How much it is now."""
+        raise NotImplementedError
+
+    def _watch(self) -> None:
+        while not self._end.wait(self.pause):
+            with contextlib.suppress(OSError, BenchmarkError, KeyError, ValueError):  # what was looked at is gone
+                self.most = max(self.most, self.look())
+
+
+class Peak(_Most):
+    """The most memory that a container's control group has used, more than before it."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._pid = pid
+        self._before = self.most = memory_of(pid)
+
     @property
     def more(self) -> int:
         """Bytes more than before."""
         return max(0, self.most - self._before)
 
-    def _watch(self) -> None:
-        while not self._end.wait(0.05):
-            with contextlib.suppress(OSError, BenchmarkError, KeyError):  # its container is replaced
-                self.most = max(self.most, memory_of(self._pid))
+    def look(self) -> int:
+        """What it uses now."""
+        return memory_of(self._pid)
+
+
+class AgentsMemory(_Most):
+    """The most memory that one of the agents behind an sshd has had, in bytes."""
+
+    pause = 0.1
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._space = Path(f"/proc/{pid}/ns/pid").readlink()
+
+    def look(self) -> int:
+        """The largest of those that run now."""
+        return max(map(self._of, Path("/proc").glob("[0-9]*")), default=0)
+
+    def _of(self, entry: Path) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            if (entry / "comm").read_text() == "python3\n" and (entry / "ns/pid").readlink() == self._space:
+                line = (entry / "status").read_text().partition("VmHWM:")[2].split()
+                return int(line[0]) * _KIB if line else 0
+        return 0
 
 
 # --- bytes ---------------------------------------------------------------------------

@@ -19,7 +19,6 @@ import json
 import os
 import secrets
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +39,7 @@ from benchmarks.common import (
     say,
     scratch,
 )
+from benchmarks.machines import SOCKET, agent_with, let_in, names
 
 if TYPE_CHECKING:
     from support.repo import Repository
@@ -51,9 +51,7 @@ WARM_UP = 2
 FILES = 300
 OURS, PLAIN, ANSIBLE = "lightship", "AsyncSSH", "Ansible"
 WORKER = 7
-LOOK = 0.1
 MEMORY, AGENT_MEMORY = 150, 40
-SOCKET = "/var/run/docker.sock"
 
 AGENT_MAIN = b"""import gc
 import os
@@ -104,11 +102,6 @@ class Setting:
 # --- the ways, each in a process of its own -----------------------------------------
 
 
-def names() -> list[str]:
-    """What the servers are called."""
-    return [f"server{number}" for number in range(SERVERS)]
-
-
 async def by_lightship(setting: Setting, commit: str) -> None:
     """Bring the commit to all by the real transport and agents."""
     from lightship.model import Server  # noqa: PLC0415
@@ -130,7 +123,7 @@ async def by_lightship(setting: Setting, commit: str) -> None:
             await conversation.call("checkout", asked)
             await conversation.bye()
 
-    await asyncio.gather(*(one(name) for name in names()))
+    await asyncio.gather(*(one(name) for name in names(SERVERS)))
 
 
 async def by_asyncssh(setting: Setting) -> None:
@@ -142,7 +135,7 @@ async def by_asyncssh(setting: Setting) -> None:
         async with asyncssh.connect(setting.address, config=[setting.config]) as connection:
             await connection.run(script, check=True)
 
-    await asyncio.gather(*(one(name) for name in names()))
+    await asyncio.gather(*(one(name) for name in names(SERVERS)))
 
 
 def ansible_command(setting: Setting) -> tuple[list[str], dict[str, str]]:
@@ -172,7 +165,7 @@ def timed(way: str, setting: Setting, commit: str) -> Figures:
         from lightship.transport.ssh_config import CONFIG_VARIABLE  # noqa: PLC0415
 
         environment[CONFIG_VARIABLE] = setting.config
-    from benchmarks.cost import Command, cpu_of  # noqa: PLC0415 - this module is also run by what is measured
+    from benchmarks.cost import AgentsMemory, Command, cpu_of  # noqa: PLC0415 - this module is also run by what is measured
 
     before = cpu_of(setting.pid)
     job = Command(command, folder, environment, Path(setting.folder) / "log")
@@ -188,32 +181,6 @@ def timed(way: str, setting: Setting, commit: str) -> Figures:
         "memory": ended.memory,
         "agent_memory": agents.most,
     }
-
-
-class AgentsMemory:
-    """The most memory that one of the agents behind the sshd has had while the block runs, in bytes."""
-
-    def __init__(self, pid: int) -> None:
-        self._space = Path(f"/proc/{pid}/ns/pid").readlink()
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.most = 0
-
-    def __enter__(self) -> AgentsMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._end.wait(LOOK):
-            for entry in Path("/proc").glob("[0-9]*"):
-                with contextlib.suppress(OSError, ValueError):
-                    if (entry / "comm").read_text() == "python3\n" and (entry / "ns/pid").readlink() == self._space:
-                        line = (entry / "status").read_text().partition("VmHWM:")[2].split()
-                        self.most = max(self.most, int(line[0]) * 1024 if line else 0)
 
 
 # --- the machine ----------------------------------------------------------------
@@ -248,43 +215,32 @@ def machine() -> Iterator[tuple[Setting, Ground]]:
             address = engine.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name)
             ground = Ground(repository, lambda script: engine.docker("exec", name, "sh", "-ec", script, timeout=120))
             pid = container_pid(engine, name)
-            yield prepare(folder, address, key, ground, pid), ground
+            yield prepare(folder, address, key, let_in(engine, name, key), ground, pid), ground
         finally:
             engine.clean()
 
 
-def prepare(folder: Path, address: str, key: Path, ground: Ground, pid: int) -> Setting:
-    """Let this user in, clone for the ways that work in clones, and write what each needs."""
-    import lightship_agent  # noqa: PLC0415
-    from lightship.transport.zipapp import agent_bytes  # noqa: PLC0415
-
-    public = Path(f"{key}.pub").read_text().strip()
-    ground.do(f"echo '{public}' >/etc/ssh/keys; chmod 644 /etc/ssh/keys; git config --system safe.directory '*'")
+def prepare(folder: Path, address: str, key: Path, keys: Sequence[str], ground: Ground, pid: int) -> Setting:
+    """Clone for the ways that work in clones, and write what each needs."""
     for kind in ("plain", "ansible"):
         ground.do(
-            f"mkdir -p /srv/{kind}; for n in {' '.join(names())}; do "
+            f"mkdir -p /srv/{kind}; for n in {' '.join(names(SERVERS))}; do "
             f"git clone --quiet /srv/git/remote.git /srv/{kind}/$n; done"
         )
-    keys = ground.do("until test -s /run/sshd.pid; do sleep 0.1; done; cut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub")
     known, config = folder / "known_hosts", folder / "config"
-    known.write_text("".join(f"{address} {line}\n" for line in keys.splitlines()))
+    known.write_text("".join(f"{address} {line}\n" for line in keys))
     lines = (f"UserKnownHostsFile {known}", "GlobalKnownHostsFile /dev/null", f"IdentityFile {key}", "User root")
     config.write_text("Host *\n" + "".join(f"  {line}\n" for line in lines))
-    package = Path(lightship_agent.__file__).parent
-    files = [
-        (f"lightship_agent/{path.relative_to(package).as_posix()}", path.read_bytes())
-        for path in sorted(package.rglob("*.py"))
-    ]
-    (folder / "agent.pyz").write_bytes(agent_bytes([("__main__.py", AGENT_MAIN), *files]))
+    (folder / "agent.pyz").write_bytes(agent_with(AGENT_MAIN))
     (folder / "playbook.yml").write_text(PLAYBOOK)
-    (folder / "hosts.ini").write_text("".join(f"{name} ansible_host={address}\n" for name in names()))
+    (folder / "hosts.ini").write_text("".join(f"{name} ansible_host={address}\n" for name in names(SERVERS)))
     return Setting(address, str(config), str(folder / "agent.pyz"), str(folder), pid)
 
 
 def everywhere(ground: Ground, version: str) -> None:
     """All three ways have brought it to all servers, or there is no figure."""
     paths = {OURS: "lightship/{}/code/current", PLAIN: "plain/{}", ANSIBLE: "ansible/{}"}
-    files = [f"/srv/{path.format(name)}/service/version.py" for path in paths.values() for name in names()]
+    files = [f"/srv/{path.format(name)}/service/version.py" for path in paths.values() for name in names(SERVERS)]
     found = ground.do(f"cat {' '.join(files)}").splitlines()
     if found != [version] * len(files):
         raise BenchmarkError(f"{found.count(version)} of {len(files)} places have version {version}")

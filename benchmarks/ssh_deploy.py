@@ -30,19 +30,17 @@ from benchmarks.common import (
     say,
     scratch,
 )
+from benchmarks.machines import ADDRESS, this_machine
 from lightship.transport.ssh_config import CONFIG_VARIABLE
 from support.engine import Engine, ensure
-from support.servers import server_image
 from support.site import LIGHTSHIP, Site
 from support.sshd import make_key
 
 LIMIT = 0.3
-ADDRESS = "127.0.0.1"
 PAIRS, QUICK_PAIRS = 9, 3
 WARM_UP = 3
 WORKER = 7
 LOCAL, SSH = "local", "over SSH"
-SOCKET = "/var/run/docker.sock"
 
 
 @dataclass
@@ -72,19 +70,8 @@ class Deploy:
 
 def this_machine_by_ssh(engine: Engine, site: Site, folder: Path) -> Deploy:
     """Start the sshd, let this user in, and write the configuration that goes through it."""
-    name, key = engine.name("sshd"), make_key(folder / "id_ed25519")
-    port = engine.free_port()
-    engine.run(
-        # On this machine's network too: the agent asks the service's health path on the loopback.
-        *("--pid", "host", "--network", "host", "--entrypoint", "sh"),
-        *("--volume", f"{SOCKET}:{SOCKET}", "--volume", f"{site.folder}:{site.folder}"),
-        server_image(),
-        *("-c", f"mkdir -p /run/sshd; ssh-keygen -q -A; exec /usr/sbin/sshd -D -p {port} -o ListenAddress={ADDRESS}"),
-        name=name,
-    )
-    allowed = f"echo '{Path(f'{key}.pub').read_text().strip()}' >/etc/ssh/keys; chmod 644 /etc/ssh/keys"
-    script = f"{allowed}; until test -s /run/sshd.pid; do sleep 0.1; done; cut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub"
-    keys = engine.docker("exec", name, "sh", "-ec", script, timeout=30).splitlines()
+    key = make_key(folder / "id_ed25519")
+    name, port, keys = this_machine(engine, site.folder, key)
     known, config = folder / "known_hosts", folder / "config"
     known.write_text("".join(f"[{ADDRESS}]:{port} {line}\n" for line in keys))
     config.write_text(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.common import BenchmarkError, scratch
 from benchmarks.cost import container_pid
-from benchmarks.ssh_deploy import ADDRESS, this_machine_by_ssh
+from benchmarks.machines import ADDRESS
+from benchmarks.ssh_deploy import this_machine_by_ssh
 from support.engine import Engine, ensure
 from support.packages import find, need
 from support.site import Site
