@@ -107,7 +107,7 @@ def test_every_variable_of_the_playbooks_is_documented() -> None:
     page = (ROOT / "docs" / "how-to" / "ansible.md").read_text()
     used = {
         word
-        for path in (COLLECTION / "playbooks").glob("*.yml")
+        for path in (COLLECTION / "playbooks").rglob("*.yml")
         for word in re.findall(r"\b(?:lightship_(?!rollout\b)[a-z_]+|service|to)(?= \| default)", path.read_text())
     }
     assert "lightship_serial" in used
