@@ -1,6 +1,7 @@
 """The agent's process: reads requests from standard input, answers on standard output, ends with its input.
 
-With ``--held`` it does the same on a socket, over one connection after the other (``held``).
+With ``--held`` it does the same on a socket, over one connection after the other (``held``); with ``--wait`` it holds
+one conversation after the other (``waiting``).
 """
 
 from __future__ import annotations
@@ -121,6 +122,14 @@ def main() -> int:
     os.umask(0o022)
     if sys.argv[1:2] == ["--held"]:
         return _held(*sys.argv[2:])
+    if sys.argv[1:2] == ["--wait"]:
+        from lightship_agent.waiting import wait  # noqa: PLC0415 - only an agent that waits needs it
+
+        return wait(_on_streams)
+    return _on_streams()
+
+
+def _on_streams() -> int:
     return _converse(Conversation(sys.stdin.fileno(), sys.stdout.buffer))
 
 

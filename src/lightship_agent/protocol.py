@@ -29,6 +29,10 @@ they came, and ``traces`` gives them back.
 ``outcome`` is one of ``OUTCOMES``. The end of the input means *abort*: before ``activate`` everything is undone, after
 it the agent finishes by itself (verify, then commit or revert) and writes the outcome to its journal.
 
+An agent that waits for more than one conversation (``waiting``) says so by a line of its own, ``{"lightship-agent":
+"waiting"}``. Upon the line ``OPEN`` it answers ``{"lightship-agent": "opened"}`` and a conversation begins; when that
+has ended it waits again, and says how it ended: ``{"lightship-agent": "waiting", "status": 0}``.
+
 ``VERSION`` grows when a word changes its meaning; ``hello`` carries it, and both sides refuse another one.
 """
 
@@ -46,9 +50,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ALIVE",
     "LOCKING_OPERATIONS",
+    "MARK",
     "MAX_LINE",
     "MAX_PIECE",
     "MOST_HAVES",
+    "OPEN",
     "OPERATIONS",
     "OUTCOMES",
     "SILENCE",
@@ -62,6 +68,10 @@ MAX_LINE = 8 * 1024 * 1024
 ALIVE = b"alive"
 """A line that asks for nothing: the controller is there. Once it came, so long a silence is the conversation's end:"""
 SILENCE = 30.0
+OPEN = b"open"
+"""A line to an agent that waits: a conversation begins."""
+MARK = "lightship-agent"
+"""The first key of the lines of such an agent that belong to no conversation."""
 DEEPEST = 40
 
 MAX_PIECE = 512 * 1024

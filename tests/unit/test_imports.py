@@ -28,10 +28,12 @@ ALLOWED = {
     "image": ANYWHERE | {"config"},
     "templates": ANYWHERE,
     "transport": ANYWHERE,
+    "pool": ANYWHERE | {"transport"},
     "rollout": ANYWHERE | {"transport", "plan"},
     # Spans are made of a rollout's events, and of nothing that makes them.
     "trace": ANYWHERE | {"rollout"},
-    "operations": ANYWHERE | {"rollout", "transport", "config", "source", "plan", "image", "templates", "trace"},
+    "operations": ANYWHERE
+    | {"rollout", "transport", "pool", "config", "source", "plan", "image", "templates", "trace"},
     # A way in beside the command line: what Ansible's plugins call.
     "playbook": ANYWHERE | {"operations", "rollout", "transport", "config", "source", "plan", "image", "trace"},
     "output": ANYWHERE | {"operations", "rollout", "plan", "config", "trace"},

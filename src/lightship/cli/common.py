@@ -117,9 +117,12 @@ def context_for(
     only: Sequence[str] | None = None,
 ) -> Context:
     """The service's context, with its events going to the progress."""
-    from lightship.operations.context import load_context  # noqa: PLC0415
+    from lightship.operations.context import Connector, load_context  # noqa: PLC0415
 
-    return load_context(service, config, progress, stage=stage, only=only or ())
+    context = load_context(service, config, progress, stage=stage, only=only or ())
+    if isinstance(context.connect, Connector):
+        later(context.connect.keep)
+    return context
 
 
 def run_async(work: Callable[[], Coroutine[Any, Any, _T]], *, live: Callable[[], bool] = bool) -> _T:

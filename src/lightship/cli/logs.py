@@ -19,6 +19,7 @@ from lightship.cli.common import (
     StageOption,
     VerboseOption,
     answer,
+    context_for,
     run_async,
 )
 
@@ -56,11 +57,10 @@ def logs(
     With several servers the server's name stands in front of each line.
     """
     del verbose
-    from lightship.operations.context import load_context  # noqa: PLC0415
     from lightship.operations.logs import logs as operation  # noqa: PLC0415
 
     output = _Output(keep=json and not follow, stream=_json_line if json else _write)
-    context = load_context(service, config, output, stage=stage, only=server or ())
+    context = context_for(service, config, output, stage=stage, only=server)
     output.several = len(context.servers) > 1
     try:
         run_async(lambda: operation(context, lines=lines, follow=follow))
@@ -87,11 +87,10 @@ def execute(
     Example: lightship exec -- python manage.py showmigrations
     """
     del verbose
-    from lightship.operations.context import load_context  # noqa: PLC0415
     from lightship.operations.logs import execute as operation  # noqa: PLC0415
 
     output = _Output(keep=json, stream=_write)
-    context = load_context(service, config, output, stage=stage, only=server or ())
+    context = context_for(service, config, output, stage=stage, only=server)
     output.several = len(context.servers) > 1
     result = run_async(lambda: operation(context, command))
     if json:

@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, _Lazy] = {
     ),
     "setup": _Lazy("lightship.cli.setup", "Bring servers to ready: host keys, Docker engine, git, directory."),
     "doctor": _Lazy("lightship.cli.doctor", "Check servers and a service from end to end, and say what to do."),
+    "connections": _Lazy("lightship.cli.connections", "Show or close the SSH connections kept for the next command."),
     "export": _Lazy("lightship.cli.export", "Write what other tools take: an Ansible inventory."),
     "config": _Lazy("lightship.cli.config", "Check, show and describe lightship.yml."),
 }

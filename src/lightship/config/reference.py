@@ -71,6 +71,7 @@ services:
     reload: swap
     keep: 5
     keep_warm: 1
+    keep_connected: 600         # SSH connections stay open for the next command
     patience: 30
     boot_timeout: 60
     soak: 10

@@ -607,6 +607,15 @@ class Service(_Model):
         "memory of a second set of workers, and is left out where less than a tenth is left. With `reload: swap`.",
         examples=[1],
     )
+    keep_connected: float = Field(
+        0.0,
+        ge=0,
+        le=86400,
+        description="Seconds for which the SSH connections of a command stay open after it, with the agent waiting at "
+        "their ends, so that the next command need not log in. A process of yours on this machine keeps them: "
+        "`lightship connections` shows and closes them. Not where the variable `CI` is set. 0: none is kept.",
+        examples=[600],
+    )
     patience: float = Field(
         30.0, ge=0, le=3600, description="Seconds that requests in flight may take when a slot quits.", examples=[60]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import os
 import socket
@@ -109,7 +110,8 @@ def load_context(
     parts = part_services(found, servers)
     if only:
         servers = _chosen(servers, only)
-    return Context(loaded, found, emit, connect or Connector(servers, emit), servers, parts)
+    way = connect or Connector(servers, emit, keep=0 if os.environ.get("CI") else found.keep_connected)
+    return Context(loaded, found, emit, way, servers, parts)
 
 
 def _servers(service: Service, directory: Path) -> tuple[Server, ...]:
@@ -137,17 +139,53 @@ def _chosen(servers: Sequence[Server], only: Sequence[str]) -> tuple[Server, ...
 
 
 class Connector:
-    """Gives the transport to a server by its name. Connections of one command share what can be shared."""
+    """Gives the transport to a server by its name. Connections of one command share what can be shared.
 
-    def __init__(self, servers: Sequence[Server], emit: Emit = lambda event: None) -> None:  # noqa: ARG005
+    With ``keep`` they are those of the pool where it has them, and are to stay there for so many seconds.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        emit: Emit = lambda event: None,  # noqa: ARG005
+        *,
+        keep: float = 0.0,
+    ) -> None:
         self._servers = {one.name: one for one in servers}
         self._emit = emit
+        self._keep = keep
+        self._reached: set[str] = set()
         self._loading: asyncio.Task[Callable[[Server], Transport]] | None = None
 
     def __call__(self, name: str) -> Transport:
         """The transport to a server."""
         server = self._servers[name]
-        return connect_local(server) if server.local else _BySsh(server, self._by_ssh, self._emit)
+        return connect_local(server) if server.local else _BySsh(server, self._open)
+
+    def keep(self) -> None:
+        """When all is said: ask that the connections stay that this command had. Nobody waits for it."""
+        if self._keep and self._reached:
+            from lightship.pool import client  # noqa: PLC0415
+            from lightship.transport.zipapp import agent_file  # noqa: PLC0415
+
+            with contextlib.suppress(LightshipError):
+                client.keep([self._servers[name] for name in sorted(self._reached)], agent_file(), self._keep)
+
+    async def _open(self, server: Server) -> Channel:
+        channel = await self._borrowed(server) if self._keep else None
+        if channel is None:
+            began = time.perf_counter()
+            transport = await self._by_ssh(server)
+            self._emit(Took(server.name, "ssh", time.perf_counter() - began))
+            channel = await transport.open()
+        self._reached.add(server.name)
+        return channel
+
+    async def _borrowed(self, server: Server) -> Channel | None:
+        from lightship.pool import client  # noqa: PLC0415
+        from lightship.transport.zipapp import agent_file  # noqa: PLC0415
+
+        return await client.borrow(server, agent_file(), self._keep)
 
     async def _by_ssh(self, server: Server) -> Transport:
         if self._loading is None:
@@ -169,8 +207,7 @@ class _BySsh:
     """A server that is reached by SSH, before that is so much as imported."""
 
     description: Server
-    load: Callable[[Server], Awaitable[Transport]]
-    emit: Emit
+    connect: Callable[[Server], Awaitable[Channel]]
 
     @property
     def server(self) -> str:
@@ -179,10 +216,7 @@ class _BySsh:
 
     async def open(self) -> Channel:
         """Connect and start the agent."""
-        began = time.perf_counter()
-        transport = await self.load(self.description)
-        self.emit(Took(self.server, "ssh", time.perf_counter() - began))
-        return await transport.open()
+        return await self.connect(self.description)
 
 
 def connect_local(server: Server) -> Transport:

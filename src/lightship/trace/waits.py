@@ -153,6 +153,9 @@ def shorter(root: Span, found: Sequence[Wait]) -> tuple[str, ...]:
         else "`--commit` (then the git host is not asked for the ref)"
         if "git host" in names
         else "",
+        "connection": "`keep_connected:` (the next command then finds its connections open)"
+        if any(one.name == "ssh" for one in root.walk())
+        else "",
         "import": "a faster import of the application (`python -X importtime`)",
         "checks": "`required: false` for checks that need not hold it up",
         "image": "`lightship build` beforehand",

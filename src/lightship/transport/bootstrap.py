@@ -8,6 +8,8 @@ Where a command cannot go on from one request to the next (Ansible runs one for 
 a session of its own and a socket in that directory, and this program becomes a relay, which passes the requests that
 are left of its input, and the answers to them. With a later command it is the relay alone.
 
+Where the connection stays from one command to the next the agent *waits*: it holds one conversation after the other.
+
 It holds to what Python 3.5 understands, so that an older Python on a server is told of and does not end in a traceback.
 """
 
@@ -196,7 +198,8 @@ def main():
     if sys.argv[1] == "relay":
         relay(cache(), sys.argv[2], True)
     digest, size = sys.argv[1], int(sys.argv[2])
-    held = sys.argv[3:]
+    waits = sys.argv[3:] == ["wait"]
+    held = [] if waits else sys.argv[3:]
     if sys.version_info < OLDEST:
         fail("python-old", "Python %d.%d" % sys.version_info[:2], python=sys.executable)
     try:
@@ -220,7 +223,7 @@ def main():
             say("have", uid=os.geteuid())
     except OSError as error:
         fail("agent-cache", "the agent cannot be kept: %s" % error)
-    sys.argv[:] = [path]
+    sys.argv[:] = [path, "--wait"] if waits else [path]
     if held:
         hold(folder, path, held[0], held[1])
     # What runpy would do, without what it imports.
@@ -246,11 +249,13 @@ def digest_of(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
-def command(digest: str, size: int, *, sudo: bool) -> str:
-    """The command for the agent with that digest and size. No quote, ``$``, ``!`` or backslash is in the part that the
-    login shell, whichever it is, takes in single quotes."""
+def command(digest: str, size: int, *, sudo: bool, wait: bool = False) -> str:
+    """The command for the agent with that digest and size, which waits for one conversation after the other with
+    ``wait``. No quote, ``$``, ``!`` or backslash is in the part that the login shell, whichever it is, takes in single
+    quotes."""
     loader = _LOADER.format(len(SOURCE.encode()))
-    return f"exec {'sudo -n -- ' if sudo else ''}python3 -I -S -c '{loader}' {_digest(digest)} {size:d}"
+    start, end = "sudo -n -- " if sudo else "", " wait" if wait else ""
+    return f"exec {start}python3 -I -S -c '{loader}' {_digest(digest)} {size:d}{end}"
 
 
 def held_command(python: str, token: str, agent: tuple[str, int] | None, *, silence: float = 0.0, sent: bool) -> str:

@@ -236,12 +236,17 @@ def _principal(settings: Settings) -> str | None:
 
 
 class SshTransport:
-    """Starts the agent on a server by SSH, by sudo where the user is not root."""
+    """Starts the agent on a server by SSH, by sudo where the user is not root.
 
-    def __init__(self, server: Server, agent: Path, network: Network) -> None:
+    With ``wait`` it is one that waits (``lightship_agent.waiting``), and telling it that somebody is here is left to
+    whoever holds the channel.
+    """
+
+    def __init__(self, server: Server, agent: Path, network: Network, *, wait: bool = False) -> None:
         self._server = server
         self._agent = agent
         self._network = network
+        self._wait = wait
 
     @property
     def server(self) -> str:
@@ -283,7 +288,7 @@ class SshTransport:
 
     async def _try(self, connection: asyncssh.SSHClientConnection, *, sudo: bool) -> SshChannel:
         data, digest = _agent(self._agent)
-        command = bootstrap.command(digest, len(data), sudo=sudo)
+        command = bootstrap.command(digest, len(data), sudo=sudo, wait=self._wait)
         channel = await SshChannel.start(self.server, connection, command)
         await channel.write(bootstrap.SOURCE.encode())
         answer = await self._first(channel, sudo=sudo)
@@ -294,7 +299,8 @@ class SshTransport:
         if answer[bootstrap.MARK] == "need":
             await channel.write(data)
             answer = await self._first(channel, sudo=sudo)
-        channel.stay()
+        if not self._wait:
+            channel.stay()
         return channel
 
     async def _first(self, channel: SshChannel, *, sudo: bool) -> dict[str, Any]:
@@ -497,6 +503,10 @@ class SshChannel(Channel):
     def all_words(self) -> str:
         """All that came on standard error."""
         return bytes(self._session.errors).decode("utf-8", "replace").strip()
+
+    def forget_words(self) -> None:
+        """What comes on standard error from now on belongs to another conversation."""
+        self._session.errors.clear()
 
     def last_words(self) -> str:
         """The last line of the agent's standard error."""

@@ -79,6 +79,7 @@ CODE: list[dict[str, Any]] = [
     {"shared": ["static"], "assets": {"directory": "static"}},
     {"keep": 9},
     {"keep_warm": 1},
+    {"keep_connected": 600},
     {"patience": 1},
     {"boot_timeout": 9},
     {"soak": 9},
