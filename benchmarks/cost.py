@@ -24,7 +24,18 @@ from benchmarks.common import BenchmarkError
 from support.engine import Engine
 from support.packages import find
 
-__all__ = ["AgentsMemory", "Command", "Ended", "Meter", "Peak", "Traffic", "container_pid", "cpu_of", "memory_of"]
+__all__ = [
+    "AgentsMemory",
+    "Command",
+    "Ended",
+    "Meter",
+    "Peak",
+    "Traffic",
+    "container_pid",
+    "cpu_of",
+    "cpu_of_process",
+    "memory_of",
+]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _ENGINE = ("dockerd", "containerd", "docker-registry")
@@ -122,6 +133,11 @@ def cpu_of(pid: int) -> float:
         return int(usage.read_text()) / 1e9
     found = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
     return int(found["usage_usec"]) / 1e6
+
+
+def cpu_of_process(pid: int) -> float:
+    """Seconds of processor time that one process has used, without its children."""
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])) / _TICKS
 
 
 def memory_of(pid: int) -> int:

@@ -6,6 +6,7 @@ twenty plain clones for each of the others. A pair is one commit, brought to all
 - *lightship*: twenty agents, each with its lock and journal: fetch, compare, make the release's tree, flip ``current``.
   The transport and the agent are the real ones; only the operation that does the last two alone, without a container,
   is the benchmark's own, as nothing is reloaded in any of the ways.
+- *lightship, kept*: the same over connections that are kept (``keep_connected``); the process that keeps them counts.
 - *AsyncSSH*: twenty connections, each running ``git fetch && git reset --hard``.
 - *Ansible*: ``ansible-playbook`` with the git and file modules, 20 forks, no facts, pipelining.
 """
@@ -18,9 +19,10 @@ import contextlib
 import json
 import os
 import secrets
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,14 +44,19 @@ from benchmarks.common import (
 from benchmarks.machines import SOCKET, agent_with, let_in, names
 
 if TYPE_CHECKING:
+    from lightship.model import Server
+    from lightship.transport.conversation import Conversation
     from support.repo import Repository
 
 SERVERS = 20
 PLAIN_LIMIT, ANSIBLE_LIMIT = 2.0, 1 / 3
 PAIRS, QUICK_PAIRS = 7, 2
 WARM_UP = 2
+KEPT_SECONDS = 3600.0
 FILES = 300
-OURS, PLAIN, ANSIBLE = "lightship", "AsyncSSH", "Ansible"
+OURS, KEPT, PLAIN, ANSIBLE = "lightship", "lightship, kept", "AsyncSSH", "Ansible"
+KEEP, CLOSE = "keep", "close"
+CPU_LIMIT = 1.3
 WORKER = 7
 MEMORY, AGENT_MEMORY = 150, 40
 
@@ -104,8 +111,7 @@ class Setting:
 
 async def by_lightship(setting: Setting, commit: str) -> None:
     """Bring the commit to all by the real transport and agents."""
-    from lightship.model import Server  # noqa: PLC0415
-    from lightship.transport.conversation import PROTOCOL, Conversation  # noqa: PLC0415
+    from lightship.transport.conversation import Conversation  # noqa: PLC0415
     from lightship.transport.ssh import Network, SshTransport  # noqa: PLC0415
 
     async def nobody(_: str) -> str | None:
@@ -113,17 +119,60 @@ async def by_lightship(setting: Setting, commit: str) -> None:
 
     network = Network(nobody)
 
-    async def one(name: str) -> None:
-        transport = SshTransport(Server(name, setting.address, "root"), Path(setting.agent), network)
-        hello = {"protocol": PROTOCOL, "service": name, "root": "/srv/lightship", "container": name, "lock": True}
+    async def one(server: Server) -> None:
+        transport = SshTransport(server, Path(setting.agent), network)
         async with await Conversation.open(transport) as conversation:
-            await conversation.call("hello", hello)
-            await conversation.call("inspect", {"repository": "/srv/git/remote.git", "ref": "main", "infra": []})
-            asked = {"commit": commit, "kind": "code", "app": "service.wsgi:application", "keep": 2}
-            await conversation.call("checkout", asked)
-            await conversation.bye()
+            await brought(conversation, commit)
 
-    await asyncio.gather(*(one(name) for name in names(SERVERS)))
+    await asyncio.gather(*(one(server) for server in servers()))
+
+
+async def by_kept(setting: Setting, commit: str) -> None:
+    """The same over the connections that are kept."""
+    from lightship.pool import client  # noqa: PLC0415
+    from lightship.transport.conversation import Conversation  # noqa: PLC0415
+
+    async def one(server: Server) -> None:
+        channel = await client.borrow(server, Path(setting.agent), KEPT_SECONDS)
+        if channel is None:
+            raise BenchmarkError(f"no connection to {server.name} is kept")
+        async with Conversation(server.name, channel) as conversation:
+            await brought(conversation, commit)
+
+    await asyncio.gather(*(one(server) for server in servers()))
+
+
+async def brought(conversation: Conversation, commit: str) -> None:
+    """What is said to one agent."""
+    from lightship.transport.conversation import PROTOCOL  # noqa: PLC0415
+
+    name = conversation.server
+    hello = {"protocol": PROTOCOL, "service": name, "root": "/srv/lightship", "container": name, "lock": True}
+    await conversation.call("hello", hello)
+    await conversation.call("inspect", {"repository": "/srv/git/remote.git", "ref": "main", "infra": []})
+    asked = {"commit": commit, "kind": "code", "app": "service.wsgi:application", "keep": 2}
+    await conversation.call("checkout", asked)
+    await conversation.bye()
+
+
+def servers() -> list[Server]:
+    """The twenty, each under the name that the SSH configuration knows."""
+    from lightship.model import Server  # noqa: PLC0415
+
+    return [Server(name, name, "root") for name in names(SERVERS)]
+
+
+async def keep(setting: Setting) -> None:
+    """Have the connections kept, and wait until they are; says which process keeps them."""
+    from lightship.operations.connections import connections  # noqa: PLC0415
+    from lightship.pool import client  # noqa: PLC0415
+
+    client.keep(servers(), Path(setting.agent), KEPT_SECONDS)
+    while len((found := connections()).connections) < SERVERS:
+        if found.problems:
+            raise BenchmarkError(f"a connection is not kept: {found.problems[0].message}")
+        await asyncio.sleep(0.1)
+    sys.stdout.write(f"{found.process}\n")
 
 
 async def by_asyncssh(setting: Setting) -> None:
@@ -132,7 +181,7 @@ async def by_asyncssh(setting: Setting) -> None:
 
     async def one(name: str) -> None:
         script = f"cd /srv/plain/{name} && git fetch --quiet && git reset --quiet --hard origin/main"
-        async with asyncssh.connect(setting.address, config=[setting.config]) as connection:
+        async with asyncssh.connect(name, config=[setting.config]) as connection:
             await connection.run(script, check=True)
 
     await asyncio.gather(*(one(name) for name in names(SERVERS)))
@@ -151,23 +200,32 @@ def ansible_command(setting: Setting) -> tuple[list[str], dict[str, str]]:
     }
 
 
-def timed(way: str, setting: Setting, commit: str) -> Figures:
+def our_command(way: str, setting: Setting, commit: str) -> tuple[list[str], dict[str, str]]:
+    """The command and environment of a way that this module is, and of what is done for one."""
+    from lightship.transport.ssh_config import CONFIG_VARIABLE  # noqa: PLC0415
+
+    command = [sys.executable, "-m", "benchmarks.many_agents", way, json.dumps(asdict(setting)), commit]
+    ours = {CONFIG_VARIABLE: setting.config, "XDG_RUNTIME_DIR": setting.folder}
+    return command, {**os.environ, "SSH_AUTH_SOCK": "", **({} if way == PLAIN else ours)}
+
+
+def timed(way: str, setting: Setting, commit: str, pool: int) -> Figures:
     """What one way takes, from a cold process to its end: seconds, processor time for each server, memory."""
-    environment = dict(os.environ)
-    folder = ROOT
-    if way == ANSIBLE:
-        command, environment = ansible_command(setting)
-        folder = Path(setting.folder)
-    else:
-        command = [sys.executable, "-m", "benchmarks.many_agents", way, json.dumps(asdict(setting)), commit]
-        environment["SSH_AUTH_SOCK"] = ""
-    if way == OURS:
-        from lightship.transport.ssh_config import CONFIG_VARIABLE  # noqa: PLC0415
+    from benchmarks.cost import (  # noqa: PLC0415 - this module is also run by what is measured
+        AgentsMemory,
+        Command,
+        cpu_of,
+        cpu_of_process,
+    )
 
-        environment[CONFIG_VARIABLE] = setting.config
-    from benchmarks.cost import AgentsMemory, Command, cpu_of  # noqa: PLC0415 - this module is also run by what is measured
+    ansible = way == ANSIBLE
+    command, environment = ansible_command(setting) if ansible else our_command(way, setting, commit)
+    folder = Path(setting.folder) if ansible else ROOT
 
-    before = cpu_of(setting.pid)
+    def used() -> float:
+        return cpu_of(setting.pid) + (cpu_of_process(pool) if way == KEPT else 0.0)
+
+    before = used()
     job = Command(command, folder, environment, Path(setting.folder) / "log")
     with AgentsMemory(setting.pid) as agents:
         began = time.monotonic()
@@ -177,10 +235,24 @@ def timed(way: str, setting: Setting, commit: str) -> Figures:
         raise BenchmarkError(f"{way} ended with {ended.status}: {ended.output[-2000:]}")
     return {
         "seconds": round(seconds, 4),
-        "cpu": round((ended.cpu + cpu_of(setting.pid) - before) / SERVERS, 4),
+        "cpu": round((ended.cpu + used() - before) / SERVERS, 4),
         "memory": ended.memory,
         "agent_memory": agents.most,
     }
+
+
+@contextlib.contextmanager
+def pool_of(setting: Setting) -> Iterator[int]:
+    """The process that keeps the connections to all, until the block ends."""
+    command, environment = our_command(KEEP, setting, "-")
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        raise BenchmarkError(f"the connections are not kept: {done.stderr[-1000:]}")
+    try:
+        yield int(done.stdout)
+    finally:
+        command, environment = our_command(CLOSE, setting, "-")
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=60)
 
 
 # --- the machine ----------------------------------------------------------------
@@ -230,42 +302,47 @@ def prepare(folder: Path, address: str, key: Path, keys: Sequence[str], ground: 
     known, config = folder / "known_hosts", folder / "config"
     known.write_text("".join(f"{address} {line}\n" for line in keys))
     lines = (f"UserKnownHostsFile {known}", "GlobalKnownHostsFile /dev/null", f"IdentityFile {key}", "User root")
-    config.write_text("Host *\n" + "".join(f"  {line}\n" for line in lines))
+    found = f"Host server*\n  HostName {address}\n"
+    config.write_text(f"{found}Host *\n" + "".join(f"  {line}\n" for line in lines))
     (folder / "agent.pyz").write_bytes(agent_with(AGENT_MAIN))
     (folder / "playbook.yml").write_text(PLAYBOOK)
     (folder / "hosts.ini").write_text("".join(f"{name} ansible_host={address}\n" for name in names(SERVERS)))
     return Setting(address, str(config), str(folder / "agent.pyz"), str(folder), pid)
 
 
-def everywhere(ground: Ground, version: str) -> None:
-    """All three ways have brought it to all servers, or there is no figure."""
-    paths = {OURS: "lightship/{}/code/current", PLAIN: "plain/{}", ANSIBLE: "ansible/{}"}
-    files = [f"/srv/{path.format(name)}/service/version.py" for path in paths.values() for name in names(SERVERS)]
+def everywhere(ground: Ground, way: str, version: str) -> None:
+    """It has come to all servers, or there is no figure."""
+    ours = "lightship/{}/code/current"
+    path = {OURS: ours, KEPT: ours, PLAIN: "plain/{}", ANSIBLE: "ansible/{}"}[way]
+    files = [f"/srv/{path.format(name)}/service/version.py" for name in names(SERVERS)]
     found = ground.do(f"cat {' '.join(files)}").splitlines()
     if found != [version] * len(files):
-        raise BenchmarkError(f"{found.count(version)} of {len(files)} places have version {version}")
+        raise BenchmarkError(f"{way}: {found.count(version)} of {len(files)} places have version {version}")
 
 
 def run(options: Options) -> Report:
     """Warm all up, then measure them in turn."""
     samples: list[Figures] = []
     say(f"many agents: {SERVERS} of each")
-    with machine() as (setting, ground):
+    with machine() as (setting, ground), pool_of(setting) as pool:
         for number in range(-WARM_UP, options.pairs(PAIRS, QUICK_PAIRS)):
-            version = f"# version {number}"
-            commit = ground.repository.commit(version, {"service/version.py": f"{version}\n"})
-            for way in (OURS, PLAIN, ANSIBLE):
-                found = timed(way, setting, commit)
-                say(f"  {version[2:]:12} {way:9} {found['seconds']:.2f} s, CPU {found['cpu']:.3f} s a server")
+            for way in (OURS, KEPT, PLAIN, ANSIBLE):
+                # Both of lightship's bring it to the same releases: a commit for each.
+                if way != PLAIN:
+                    version = f"# version {number} {way}"
+                    commit = ground.repository.commit(version, {"service/version.py": f"{version}\n"})
+                found = timed(way, setting, commit, pool)
+                say(f"  {number:3} {way:15} {found['seconds']:.2f} s, CPU {found['cpu']:.3f} s a server")
                 if number >= 0:
                     samples.append({"pair": number, "way": way, **found})
-            everywhere(ground, version)
+                everywhere(ground, way, version)
     return report_of(samples, options.quick)
 
 
 def report_of(samples: Sequence[Figures], quick: bool) -> Report:
     """What twenty agents cost against the others."""
-    ours = of_way(samples, OURS, "seconds")
+    ours, kept = of_way(samples, OURS, "seconds"), of_way(samples, KEPT, "seconds")
+    processor = ratios(of_way(samples, KEPT, "cpu"), of_way(samples, PLAIN, "cpu"))
     plain = ratios(ours, of_way(samples, PLAIN, "seconds"))
     ansible = ratios(ours, of_way(samples, ANSIBLE, "seconds"))
     return Report(
@@ -274,6 +351,20 @@ def report_of(samples: Sequence[Figures], quick: bool) -> Report:
         promises=[
             Promise(
                 f"{SERVERS} agents over SSH against plain AsyncSSH", median(plain), PLAIN_LIMIT, "times", len(plain)
+            ),
+            Promise(
+                f"{SERVERS} agents over kept connections against plain AsyncSSH",
+                median(ratios(kept, of_way(samples, PLAIN, "seconds"))),
+                PLAIN_LIMIT,
+                "times",
+                len(kept),
+            ),
+            Promise(
+                f"{SERVERS} agents over kept connections, processor time against plain AsyncSSH",
+                median(processor),
+                CPU_LIMIT,
+                "times",
+                len(processor),
             ),
             Promise(
                 f"{SERVERS} agents over SSH against an Ansible playbook",
@@ -298,7 +389,7 @@ def report_of(samples: Sequence[Figures], quick: bool) -> Report:
                 "CPU a server": median(of_way(samples, way, "cpu")),
                 "MiB, controller": round(max(of_way(samples, way, "memory")) / 2**20, 1),
             }
-            for way in (OURS, PLAIN, ANSIBLE)
+            for way in (OURS, KEPT, PLAIN, ANSIBLE)
         ],
         samples=samples,
         machine=machine_facts(),
@@ -314,12 +405,23 @@ def _mebibytes(samples: Sequence[Figures], name: str) -> float:
 def main() -> None:
     """One way, once."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("way", choices=(OURS, PLAIN))
+    parser.add_argument("way", choices=(OURS, KEPT, PLAIN, KEEP, CLOSE))
     parser.add_argument("setting", type=lambda text: Setting(**json.loads(text)))
     parser.add_argument("commit")
     wanted = parser.parse_args()
-    work = by_lightship(wanted.setting, wanted.commit) if wanted.way == OURS else by_asyncssh(wanted.setting)
-    asyncio.run(work)
+    setting = wanted.setting
+    if wanted.way == CLOSE:
+        from lightship.operations.connections import close  # noqa: PLC0415
+
+        close()
+        return
+    ways: dict[str, Callable[[], Coroutine[None, None, None]]] = {
+        OURS: lambda: by_lightship(setting, wanted.commit),
+        KEPT: lambda: by_kept(setting, wanted.commit),
+        PLAIN: lambda: by_asyncssh(setting),
+        KEEP: lambda: keep(setting),
+    }
+    asyncio.run(ways[wanted.way]())
 
 
 if __name__ == "__main__":

@@ -32,10 +32,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """What is kept, by the servers' names."""
+    """What is kept, by the servers' names, and the process on this machine that keeps it."""
 
     connections: tuple[Kept, ...] = ()
     problems: tuple[Problem, ...] = ()
+    process: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def connections() -> Connections:
         problems = tuple(Problem(server, text) for server, text in sorted(found["problems"].items()))
     except (KeyError, TypeError, AttributeError) as error:
         raise LightshipError(f"the pool of connections answers something else: {error}", code="pool") from None
-    return Connections(tuple(sorted(kept, key=lambda one: one.server)), problems)
+    return Connections(tuple(sorted(kept, key=lambda one: one.server)), problems, found.get("process"))
 
 
 def close() -> Closed:

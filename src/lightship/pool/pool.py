@@ -126,7 +126,8 @@ class Pool:
             case "keep":
                 return self._keep(_wanted(asked.get("connections")), _seconds(asked))
             case "list":
-                return {"connections": [self._told(line) for line in self._lines.values()], "problems": self._problems}
+                connections = [self._told(line) for line in self._lines.values()]
+                return {"connections": connections, "problems": self._problems, "process": os.getpid()}
             case "close":
                 count = len(self._lines)
                 self._close_all()
