@@ -1,8 +1,8 @@
 """How long what a user waits for takes, on one server: deploys, refusals, rollbacks, and nothing to do.
 
-Each command is a cold process. It is given from the server itself and over SSH (``ssh_deploy`` says how), under a load
-of 100 requests a second. Where the application has to be imported, the time of the import is taken off, and the whole
-is measured again with an application that takes 2 s to import (``BENCH=full``).
+Each command is a cold process. It is given from the server itself, over SSH, and over a connection that is kept
+(``ssh_deploy`` says how), under a load of 100 requests a second. Where the application has to be imported, the time of
+the import is taken off, and the whole is measured again with an application that takes 2 s to import (``BENCH=full``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from benchmarks.code_deploy import IMPORT, RATE, SLOW_IMPORT
 from benchmarks.common import BenchmarkError, Figures, Options, Promise, Report, machine_facts, median, say, scratch
 from benchmarks.cost import Command
-from benchmarks.ssh_deploy import this_machine_by_ssh
+from benchmarks.ssh_deploy import Deploy, hang_up, kept, this_machine_by_ssh
 from support.engine import Engine, ensure
 from support.load import Load
 from support.site import LIGHTSHIP, Site
@@ -26,8 +26,10 @@ ROUNDS, QUICK_ROUNDS, SLOW_ROUNDS = 7, 2, 5
 WORKER = 5
 REFUSED = 3
 SETTLE, STEADY = 0.5, 0.3
+KEPT_SETTLE = 1.0
 PATIENCE = 30
-LOCAL, SSH = "on the server", "over SSH"
+LOCAL, SSH, KEPT = "on the server", "over SSH", "over SSH, kept"
+WAYS = (LOCAL, SSH, KEPT)
 DEPLOY, REFUSAL, ROLLBACK, WARM, NOTHING = "deploy", "refusal", "rollback", "rollback, kept warm", "nothing to do"
 _BREAKS = "import nothing_of_this_name"
 #: Seconds beside the import; what is not promised is told of.
@@ -39,6 +41,8 @@ LIMITS: Mapping[tuple[str, str], float] = {
     (WARM, LOCAL): 0.3,
     (NOTHING, LOCAL): 0.35,
     (NOTHING, SSH): 0.6,
+    (DEPLOY, KEPT): 0.5,
+    (NOTHING, KEPT): 0.35,
 }
 _IMPORTS = (DEPLOY, REFUSAL, ROLLBACK)
 
@@ -95,25 +99,32 @@ def services() -> Iterator[tuple[Service, Service]]:
     """A service as it is usually run, and one that keeps a release warm; all of it is gone afterwards."""
     engine = Engine(prefix=f"t{secrets.token_hex(3)}h", worker=WORKER, base_image=ensure())
     with scratch("limits") as folder:
-        made = []
+        made: list[Service] = []
+        keeping: list[Deploy] = []
         try:
             for name, settings in (("usual", {}), ("warm", {"keep_warm": 1})):
                 site = Site(engine, folder / name, settings={"keep": 3, **settings})
                 site.run("deploy", expect=0)
                 (folder / f"{name}-ssh").mkdir()
                 ssh = this_machine_by_ssh(engine, site, folder / f"{name}-ssh")
-                ways = {LOCAL: ([], {}), SSH: (["--config", str(ssh.file)], ssh.environment)}
+                keeping.append(kept(ssh, folder / f"{name}-ssh"))
+                ways: dict[str, tuple[list[str], dict[str, str]]] = {LOCAL: ([], {})}
+                for way, deploy in ((SSH, ssh), (KEPT, keeping[-1])):
+                    ways[way] = (["--config", str(deploy.file)], deploy.environment)
                 made.append(Service(site, ways))
             yield made[0], made[1]
         finally:
+            for one in keeping:
+                hang_up(one)
             engine.clean()
 
 
 def one_round(usual: Service, warm: Service, seconds: float) -> Iterator[tuple[str, str, float, int]]:
     """What is measured: case, way, seconds, failed requests."""
-    for way in (LOCAL, SSH):
+    for way in WAYS:
         old = usual.change(seconds)
         usual.run(way, "deploy")
+        time.sleep(KEPT_SETTLE)  # what is kept is made ready after a command
         new = usual.change(seconds)
         yield (DEPLOY, way, *usual.until_new(way, "deploy", new))
         yield NOTHING, way, usual.run(way, "deploy"), 0
@@ -184,7 +195,7 @@ def report_of(samples: Sequence[Figures], quick: bool) -> Report:
                         ]
                     )
                     for seconds in imports
-                    for way in (LOCAL, SSH)
+                    for way in WAYS
                 },
             }
             for case in cases

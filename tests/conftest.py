@@ -18,7 +18,9 @@ HERE = Path(__file__).resolve().parent
 LIMITS = {"unit": 60, "contract": 60, "ansible": 300, "engine": 300, "fleet": 600, "browser": 300}
 
 # How long an example takes says how busy the machine is, and nothing about the code.
-hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("any machine")
 
 # A script that starts this in the background has Ctrl-C ignored for all below it, and commands would ignore it too.

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -19,9 +20,11 @@ import pytest
 from lightship.errors import LightshipError, LockedError
 from lightship.model import Server
 from lightship.operations import connections as operations
+from lightship.operations.context import Connector
 from lightship.pool import client as pool
 from lightship.pool.client import KeptChannel
 from lightship.pool.wire import place
+from lightship.transport.base import Transport
 from lightship.transport.conversation import PROTOCOL, Conversation
 from lightship.transport.zipapp import agent_file
 from support.engine import Engine
@@ -47,12 +50,12 @@ def client(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    runtime = tmp_path / "run"
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    yield made
-    pool.ask({"op": "close"})
-    until(lambda: pool_process(made) is None)
+    # A folder with a short name, as a socket's path has to be short.
+    with tempfile.TemporaryDirectory(prefix="pool-") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        yield made
+        pool.ask({"op": "close"})
+        until(lambda: pool_process(made) is None)
     until(lambda: sshd.agents() == [])
 
 
@@ -189,6 +192,7 @@ def test_a_command_that_is_killed_frees_the_lock(client: Client, sshd: Sshd) -> 
 import asyncio, pathlib
 from lightship.model import Server
 from lightship.pool import client
+from lightship.transport.base import Transport
 from lightship.transport.conversation import Conversation
 
 async def run():
@@ -386,7 +390,6 @@ def test_commands_that_begin_at_once_start_one_pool(client: Client) -> None:
 def test_nobody_else_gets_at_it(client: Client) -> None:
     kept(client.server())
     path = place()
-    assert path is not None
     assert path.stat().st_mode & 0o077 == 0
     assert path.parent.stat().st_mode & 0o077 == 0
     words = json.dumps({"op": "list"}).encode() + b"\n"
@@ -406,9 +409,29 @@ def test_nobody_else_gets_at_it(client: Client) -> None:
         check=False,
     )
     assert done.stdout.strip() in (b"b''", b""), done
-    assert place() is None  # and then it is not used by its owner, either
+    with pytest.raises(LightshipError, match="others can write there"):
+        place()  # and then it is not used by its owner, either
     path.parent.chmod(0o700)
-    assert place() is not None
+    assert place() == path
+
+
+def test_where_no_socket_can_be_a_command_goes_its_own_way_and_who_asks_is_told(client: Client) -> None:
+    server, folder = client.server(), Path(os.environ["XDG_RUNTIME_DIR"]) / ("far" * 30)
+    folder.mkdir(mode=0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
+        connector = Connector([server], keep=60)
+        assert asyncio.run(_exit_status(connector(server.name))) == 0
+        connector.keep()
+        with pytest.raises(LightshipError, match="its path is too long for a socket") as told:
+            operations.connections()
+    assert "XDG_RUNTIME_DIR" in str(told.value.hint)
+    assert pool_process(client) is None
+
+
+async def _exit_status(transport: Transport) -> int | None:
+    channel = await transport.open()
+    return await channel.close(5)
 
 
 @pytest.mark.parametrize(

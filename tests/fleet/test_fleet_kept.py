@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ from support.servers import Fleet, all_run, no_failures, one_release_each, outco
 
 
 @pytest.fixture
-def kept(live: Fleet, tmp_path: Path) -> Iterator[Fleet]:
+def kept(live: Fleet) -> Iterator[Fleet]:
     """The service, with all its servers' connections kept."""
-    runtime, before = tmp_path / "run", dict(live.environment)
-    runtime.mkdir(mode=0o700)
-    live.environment |= {"XDG_RUNTIME_DIR": str(runtime), "CI": ""}
+    before = dict(live.environment)
+    runtime = tempfile.mkdtemp(prefix="pool-")  # a short name, as a socket's path has to be short
+    live.environment |= {"XDG_RUNTIME_DIR": runtime, "CI": ""}
     live.configure(keep_connected=300)
     live.run("status", expect=0)
     are_kept(live)
@@ -33,6 +35,7 @@ def kept(live: Fleet, tmp_path: Path) -> Iterator[Fleet]:
         live.environment = before
         live.settings.pop("keep_connected")
         live.configure()
+        shutil.rmtree(runtime)
 
 
 def connections(fleet: Fleet) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ class Footprint:
         images = site.engine.docker("image", "ls", "--quiet", "--filter", f"label=lightship.service={site.name}")
         return cls(
             processes=len(pids),
-            descriptors=sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids),
+            descriptors=sum(_descriptors(pid) for pid in pids),
             memory=sum(_resident(pid) for pid in pids),
             files=sum(len(files) + len(folders) for _, folders, files in os.walk(site.home)),
             images=len(set(images.split())),
@@ -94,6 +94,13 @@ class Endured:
                 f"{len(self.report.failed)} of {self.report.count} requests failed: {dict(self.report.errors)}"
             )
         return found
+
+
+def _descriptors(pid: int) -> int:
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:  # it has just ended
+        return 0
 
 
 def _resident(pid: int) -> int:

@@ -271,13 +271,17 @@ def test_a_code_deploy_is_held_to_three_promises() -> None:
 # --- a deploy over SSH ----------------------------------------------------------
 
 
-def over_ssh(seconds: float, failed: int = 0) -> list[dict[str, object]]:
+def over_ssh(seconds: float, failed: int = 0, kept: float = 0.05) -> list[dict[str, object]]:
     """Three pairs in which SSH takes so much longer; one of them is disturbed."""
     common = {"command": 1.0, "worst": 0.01}
     return [
         {"pair": pair, "way": way, "all_new": 0.8 + more + (0.5 if pair == 1 else 0), "failed": lost, **common}
         for pair in range(3)
-        for way, more, lost in ((ssh_deploy.LOCAL, 0.0, 0), (ssh_deploy.SSH, seconds, failed))
+        for way, more, lost in (
+            (ssh_deploy.LOCAL, 0.0, 0),
+            (ssh_deploy.SSH, seconds, failed),
+            (ssh_deploy.KEPT, kept, 0),
+        )
     ]
 
 
@@ -287,18 +291,29 @@ def test_what_ssh_adds_is_the_median_of_the_differences_and_no_request_may_fail(
     assert found.promises[0].value == pytest.approx(0.25)
     assert not ssh_deploy.report_of(over_ssh(0.35), quick=False).kept
     assert not ssh_deploy.report_of(over_ssh(0.1, failed=1), quick=False).kept
+    assert not ssh_deploy.report_of(over_ssh(0.25, kept=0.15), quick=False).kept
 
 
-def at_once(ours: float, plain: float, ansible: float, **more: int) -> list[dict[str, object]]:
-    ways = ((many_agents.OURS, ours), (many_agents.PLAIN, plain), (many_agents.ANSIBLE, ansible))
-    used = {"cpu": 0.1, "memory": 60 * 2**20, "agent_memory": 20 * 2**20, **more}
-    return [{"pair": pair, "way": way, "seconds": seconds, **used} for pair in range(3) for way, seconds in ways]
+def at_once(ours: float, plain: float, ansible: float, *, cpu: float = 0.1, **more: int) -> list[dict[str, object]]:
+    ways = (
+        (many_agents.OURS, ours, 0.2),
+        (many_agents.KEPT, ours, cpu),
+        (many_agents.PLAIN, plain, 0.1),
+        (many_agents.ANSIBLE, ansible, 1.0),
+    )
+    used = {"memory": 60 * 2**20, "agent_memory": 20 * 2**20, **more}
+    return [
+        {"pair": pair, "way": way, "seconds": seconds, "cpu": spent, **used}
+        for pair in range(3)
+        for way, seconds, spent in ways
+    ]
 
 
 def test_twenty_agents_are_held_against_both_others() -> None:
     assert many_agents.report_of(at_once(1.9, 1.0, 6.0), quick=False).kept
     assert not many_agents.report_of(at_once(2.1, 1.0, 7.0), quick=False).kept
     assert not many_agents.report_of(at_once(1.9, 1.0, 5.0), quick=False).kept
+    assert not many_agents.report_of(at_once(1.9, 1.0, 6.0, cpu=0.14), quick=False).kept
     assert not many_agents.report_of(at_once(1.9, 1.0, 6.0, memory=151 * 2**20), quick=False).kept
     assert not many_agents.report_of(at_once(1.9, 1.0, 6.0, agent_memory=41 * 2**20), quick=False).kept
 
@@ -354,7 +369,7 @@ def test_the_limits_take_the_import_off_where_there_is_one() -> None:
         for seconds in (0.1, 2.0)
         for case, off in ((limits.DEPLOY, seconds), (limits.REFUSAL, seconds), (limits.ROLLBACK, seconds),
                           (limits.WARM, 0.0), (limits.NOTHING, 0.0))
-        for way in (limits.LOCAL, limits.SSH)
+        for way in limits.WAYS
     ]  # fmt: skip
     kept = limits.report_of(samples, quick=False)
     assert kept.kept

@@ -55,8 +55,6 @@ def main() -> int:
     os.umask(0o077)
     first = sys.stdin.buffer.read()
     path = wire.place()
-    if path is None:
-        return 1
     with _alone(path) as alone:
         if alone:
             asyncio.run(_serve(path, first))

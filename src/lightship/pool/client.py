@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightship.errors import TransportError
+from lightship.errors import LightshipError, TransportError
 from lightship.model import Server
 from lightship.pool.wire import ENDED, Wanted, answer_of, encode, place
 from lightship.transport.base import MAX_LINE, Channel
@@ -26,14 +26,12 @@ _CLOSE_SECONDS = 1.0
 
 
 def ask(words: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Ask the pool something; ``None`` when there is none."""
-    path = place()
-    if path is None:
-        return None
+    """Ask the pool something; ``None`` when there is none. Raises ``LightshipError`` where none can be."""
+    path = str(place())
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_ANSWER_SECONDS)
-            connection.connect(str(path))
+            connection.connect(path)
             connection.sendall(encode(words))
             with connection.makefile("rb") as answers:
                 return answer_of(answers.readline(MAX_LINE))
@@ -42,16 +40,18 @@ def ask(words: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def keep(servers: Sequence[Server], agent: Path, seconds: float) -> None:
-    """Ask that the connections to servers be kept, of a pool that is started when there is none. Waits for nothing."""
+    """Ask that the connections to servers be kept, of a pool that is started when there is none. Waits for nothing.
+
+    Raises ``LightshipError`` where none can be.
+    """
     words = {
         "op": "keep",
         "seconds": seconds,
         "connections": [asdict(Wanted.of(one, agent)) for one in servers],
     }
-    path = place()
-    if path is None or ask(words) is not None:
+    if ask(words) is not None:
         return
-    with contextlib.suppress(OSError), path.with_suffix(".log").open("wb") as log:
+    with contextlib.suppress(OSError), place().with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "lightship.pool"],
             stdin=subprocess.PIPE,
@@ -68,12 +68,9 @@ def keep(servers: Sequence[Server], agent: Path, seconds: float) -> None:
 
 async def borrow(server: Server, agent: Path, seconds: float) -> KeptChannel | None:
     """A conversation over a kept connection, which is kept for ``seconds`` more; ``None`` when there is none."""
-    path = place()
-    if path is None:
-        return None
     try:
-        reader, writer = await asyncio.open_unix_connection(str(path), limit=MAX_LINE + 1024)
-    except OSError:
+        reader, writer = await asyncio.open_unix_connection(str(place()), limit=MAX_LINE + 1024)
+    except (OSError, LightshipError):
         return None
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):

@@ -15,6 +15,7 @@ from typing import Any
 
 from lightship import __version__
 from lightship.cache import is_ours, user_directory
+from lightship.errors import LightshipError
 from lightship.model import Server
 from lightship_agent.records import dataclass
 
@@ -60,10 +61,10 @@ class Wanted:
         return Server(self.server, self.host, user=self.user, port=self.port, sudo=self.sudo, key_file=self.key_file)
 
 
-def place() -> Path | None:
+def place() -> Path:
     """The socket's path, below ``$XDG_RUNTIME_DIR`` or in the user's cache.
 
-    ``None`` where no pool can be: the path would be too long, or others could write there.
+    Raises ``LightshipError`` where no pool can be: the path would be too long, or others could write there.
 
     What decides how a connection is made is part of the name: another SSH configuration or agent has another pool, and
     so has another version of lightship.
@@ -71,9 +72,22 @@ def place() -> Path | None:
     path = socket_path(user_directory("XDG_RUNTIME_DIR", ".cache"), os.environ)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return path if len(os.fsencode(path)) <= LONGEST_PATH and is_ours(path.parent) else None
-    except OSError:
-        return None
+        ours = is_ours(path.parent)
+    except OSError as error:
+        raise _no_place(path.parent, error.strerror or str(error)) from None
+    if not ours:
+        raise _no_place(path.parent, "others can write there")
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise _no_place(path.parent, "its path is too long for a socket")
+    return path
+
+
+def _no_place(directory: Path, why: str) -> LightshipError:
+    return LightshipError(
+        f"no connection can be kept with a socket in {directory}: {why}",
+        hint="set XDG_RUNTIME_DIR to a directory of your own with a short path",
+        code="pool-place",
+    )
 
 
 def socket_path(directory: Path, environment: Mapping[str, str]) -> Path:

@@ -37,12 +37,17 @@ class Origin:
     def __init__(self, folder: Path) -> None:
         self._repository = Repository(folder)
         self.path = self._repository.tree
+        self._now = 1_700_000_000
 
     def git(self, *words: str) -> str:
         return git(self.path, *words)
 
     def commit(self, files: dict[str, str]) -> str:
-        return self._repository.commit(files=dict(files), push=False)
+        """Commit, a second after the commit before: which of two is newer is to be certain."""
+        self._now += 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GIT_COMMITTER_DATE", f"@{self._now} +0000")
+            return self._repository.commit(files=dict(files), push=False)
 
 
 class Server:
