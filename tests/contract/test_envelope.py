@@ -31,6 +31,7 @@ from lightship.model import (
     StepTiming,
     Worker,
 )
+from lightship.operations.connections import Closed, Connections, Kept, Problem
 from lightship.operations.trace import Found, explained, listed
 from lightship.output.json import VERSION, dumps, envelope
 from lightship.result import PlanResult, ReleasesResult, ServerReleases, ServerStatus, StatusResult, Timing, Wait
@@ -106,6 +107,15 @@ RESULTS: dict[str, dict[str, Any]] = {
     "releases": envelope("releases", ReleasesResult("shop", (ServerReleases("local", NEW, NEW, OLD, (RELEASE,)),))),
     "trace": envelope("trace", explained(TRACES, None)),
     "traces": envelope("trace", listed(TRACES)),
+    "connections": envelope(
+        "connections",
+        Connections(
+            (Kept("web1", "deploy", "web1.example.org", 1700000000.5, 299.5, 3, in_use=False),),
+            (Problem("web2", "it cannot be reached"),),
+            17,
+        ),
+    ),
+    "connections-closed": envelope("connections", Closed(2, 1)),
     "error": envelope("deploy", error=ERROR),
 }
 

@@ -258,7 +258,7 @@ def _start(engine: Engine, image: str, network: str, name: str, started: list[st
         "inspect", "--format", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', container
     )
     made = Machine(engine, name, container, address)
-    until(lambda: made.do("test -s /run/sshd.pid && echo up || true"), 30, f"the sshd of {name}")
+    until(lambda: made.do("test -s /run/sshd.pid && echo up || true"), 120, f"the sshd of {name}")
     return made
 
 
