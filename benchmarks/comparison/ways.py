@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.code_deploy import CLASSIC, CODE, RUN
-from benchmarks.common import BenchmarkError
+from benchmarks.common import ROOT, BenchmarkError
 from benchmarks.comparison.ground import Ground
 from support.repo import ENVIRONMENT
 from support.site import LIGHTSHIP
 
-__all__ = ["Way", "all_ways"]
+__all__ = ["RECIPE", "Way", "all_ways", "recipe"]
 
 _MASTER = "-o ControlMaster=auto -o ControlPersist=600"
 _LAZY = f"touch-reload = {RUN}/reload"
@@ -153,38 +153,34 @@ class Chain(ByHand):
     watched: str = f"lazy-apps = true\ntouch-chain-reload = {RUN}/reload"
 
 
-_PLAYBOOK = """\
-- hosts: all
-  gather_facts: {facts}
-  tasks:
-    - name: The code is there
-      ansible.builtin.git: {{repo: "{remote}", dest: "{code}", version: main, force: true}}
-    - name: The container runs
-      ansible.builtin.command: docker start {container}
-      changed_when: false
-    - name: uWSGI reloads
-      ansible.builtin.file: {{path: "{run}/reload", state: touch, mode: "0644"}}
-"""
+RECIPE = ROOT / "examples" / "plain-ansible" / "deploy.yml"
+_NO_FACTS = "  gather_facts: false\n"
 
 
 @dataclass
 class Playbook(ByHand):
-    """The plain recipe: git, the container runs, touch. With Ansible's defaults."""
+    """The plain recipe of the examples: git, see that the container runs, touch. With Ansible's defaults."""
 
     name: str = "Ansible recipe, defaults"
     tuned: bool = False
 
     def start(self) -> None:
-        """As by hand; and write the playbook."""
+        """As by hand; and write the playbook, its inventory and its variables."""
         super().start()
-        text = _PLAYBOOK.format(
-            facts="false" if self.tuned else "true",
-            remote=self.ground.remote,
-            code=self.code,
-            container=self.container,
-            run=self.folder / "run",
-        )
-        (self.folder / "playbook.yml").write_text(text)
+        (self.folder / "playbook.yml").write_text(recipe(tuned=self.tuned))
+        variables = {
+            "app_name": self.container,
+            "app_repository": str(self.ground.remote),
+            "app_version": "main",
+            "app_directory": str(self.folder),
+            "app_become": False,
+            "app_image": self.ground.image,
+            "app_mount": CODE,
+            "app_options": [],
+            "app_command": [],
+        }
+        (self.folder / "group_vars").mkdir()
+        (self.folder / "group_vars" / "all.json").write_text(json.dumps(variables))
         address, port = self.ground.address, self.ground.port
         (self.folder / "hosts.ini").write_text(f"{address} ansible_port={port} ansible_user=root\n")
 
@@ -202,6 +198,14 @@ class Playbook(ByHand):
         if self.tuned:
             settings["ANSIBLE_PIPELINING"] = "1"
         return {**super().environment(), **settings}
+
+
+def recipe(*, tuned: bool) -> str:
+    """The example's playbook. A playbook gathers facts unless it says that it does not."""
+    text = RECIPE.read_text(encoding="utf-8")
+    if _NO_FACTS not in text:
+        raise BenchmarkError(f"{RECIPE} does not say whether it gathers facts")
+    return text if tuned else text.replace(_NO_FACTS, "")
 
 
 @dataclass

@@ -22,6 +22,7 @@ from benchmarks import (
     tree,
 )
 from benchmarks.common import RESULTS, BenchmarkError, Options, Promise, Report, load_reports, median, ratios, summary
+from benchmarks.comparison import ways
 from benchmarks.page import MARK, PAGE, README, TEXT, page, readme
 from benchmarks.plot import PICTURE, picture
 from support.load import LoadReport, Record
@@ -361,6 +362,12 @@ def test_the_timeline_says_which_version_answered_each_request() -> None:
     line = comparison.timeline(LoadReport(records), "b", 1.0, 4.0)
     assert [which for _, _, which in line] == [0, -1, 1, 1]
     assert line[0][:2] == [0.0, 0.2]
+
+
+def test_the_ansible_recipe_that_is_measured_is_the_one_of_the_examples() -> None:
+    tuned, usual = ways.recipe(tuned=True), ways.recipe(tuned=False)
+    assert tuned == ways.RECIPE.read_text()
+    assert [line for line in tuned.splitlines() if line not in usual.splitlines()] == ["  gather_facts: false"]
 
 
 def test_the_limits_take_the_import_off_where_there_is_one() -> None:
