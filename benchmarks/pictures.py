@@ -14,7 +14,8 @@ __all__ = ["BARS", "SIZES", "TIMELINE", "bars", "sizes", "timeline", "write"]
 IMAGES = ROOT / "docs" / "images"
 TIMELINE, BARS, SIZES = IMAGES / "timeline.svg", IMAGES / "comparison.svg", IMAGES / "sizes.svg"
 _OLD, _NEW, _FAILED = "#8c959f", "#1f6feb", "#cf222e"
-_SHOWN = ("lightship", "by hand, warm SSH", "by hand, chain reload", "image: build, push, pull, run")
+_LIGHTSHIP = "lightship"
+_SHOWN = (_LIGHTSHIP, "by hand, warm SSH", "by hand, chain reload", "image: build, push, pull, run")
 _STALL_MS = 100
 
 
@@ -86,7 +87,7 @@ def bars(report: Report) -> str:
         strict=True,
     ):
         values = [median(of_way(deploys, way, name)) for way in ways]
-        colours = [_NEW if way == "lightship" else _OLD for way in ways]
+        colours = [_NEW if way.startswith(_LIGHTSHIP) else _OLD for way in ways]
         drawn = axis.barh(ways, values, color=colours)
         axis.bar_label(drawn, [_label(deploys, way, name, value) for way, value in zip(ways, values, strict=True)],
                        padding=2, fontsize=8)  # fmt: skip

@@ -86,7 +86,7 @@ def measure(way: Way, version: str, traffic: Traffic) -> Figures:
     command = Command(words, way.working_directory, way.environment(), log)
     with TwoLoads(way.url) as load, Peak(pids[0]) as peak:
         time.sleep(SETTLE)
-        before, sent = Meter.read([*pids, sshd]), traffic.bytes()
+        before, sent, beside = Meter.read([*pids, sshd]), traffic.bytes(), way.cpu_beside()
         began = time.monotonic()
         ended = command.run()
         over = time.monotonic()
@@ -94,7 +94,7 @@ def measure(way: Way, version: str, traffic: Traffic) -> Figures:
             raise BenchmarkError(f"{way.name} ended with {ended.status}: {ended.output[-1500:]}")
         if not load.wait_for(version):
             raise BenchmarkError(f"{way.name} did not answer with version {version} within {PATIENCE} s")
-        after, sent = Meter.read([*pids, sshd]), traffic.bytes() - sent
+        after, sent, beside = Meter.read([*pids, sshd]), traffic.bytes() - sent, way.cpu_beside() - beside
         now = [container_pid(way.ground.engine, way.container)] if isinstance(way, Lightship) else pids
         time.sleep(AFTER)
         rest = Meter.read([*now, sshd])
@@ -103,7 +103,7 @@ def measure(way: Way, version: str, traffic: Traffic) -> Figures:
     idle = (quiet.cpu - rest.cpu) / (quiet.moment - rest.moment)
     return {
         **figures_of(load.report, version, began, over),
-        "cpu_command": round(ended.cpu, 3),
+        "cpu_command": round(ended.cpu + beside, 3),
         "cpu_server": round(max(0.0, after.cpu - before.cpu - idle * (after.moment - before.moment)), 3),
         "bytes": sent,
         "memory_command": ended.memory,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,8 +46,9 @@ class Ground:
     home: Path
     sshd: str
     address: str = ADDRESS
-    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    _masters: list[Mapping[str, str]] = field(default_factory=list)
+    at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """What is to be ended with the comparison."""
+    _master: bool = False
 
     @property
     def sshd_pid(self) -> int:
@@ -81,10 +82,12 @@ class Ground:
 
     def open_master(self, environment: Mapping[str, str]) -> None:
         """Open the connection that warm SSH means, unless it is."""
-        if not self._masters:
-            words = ["ssh", *self.ssh_options, "-f", "-N", "-M", "-S", str(self.control), self.host]
-            subprocess.run(words, env=dict(environment), check=True, capture_output=True, timeout=30)
-            self._masters.append(environment)
+        if not self._master:
+            words, socket = ["ssh", *self.ssh_options], ["-S", str(self.control)]
+            calling = functools.partial(subprocess.run, env=dict(environment), capture_output=True, timeout=30)
+            calling([*words, "-f", "-N", "-M", *socket, self.host], check=True)
+            self.at_end.callback(calling, [*words, *socket, "-O", "exit", self.host], check=False)
+            self._master = True
 
     def start_registry(self) -> int:
         """A registry on the loopback; its port."""
@@ -99,18 +102,10 @@ class Ground:
             process = subprocess.Popen(
                 [program, "serve", str(folder / "config.yml")], stdout=log, stderr=log, start_new_session=True
             )
-        self._processes.append(process)
+        self.at_end.callback(process.wait, 20)
+        self.at_end.callback(process.terminate)
         time.sleep(1)
         return port
-
-    def close(self) -> None:
-        """End what was started here."""
-        for environment in self._masters:
-            words = ["ssh", *self.ssh_options, "-S", str(self.control), "-O", "exit", self.host]
-            subprocess.run(words, env=dict(environment), check=False, capture_output=True, timeout=30)
-        for process in self._processes:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
 
 
 @contextlib.contextmanager
@@ -119,7 +114,6 @@ def ground(import_seconds: float) -> Iterator[Ground]:
     need("what is compared", cap="capistrano", iptables="iptables")
     engine = Engine(prefix=f"t{secrets.token_hex(3)}h", worker=WORKER, base_image=ensure())
     with scratch("compare") as folder:
-        made: Ground | None = None
         try:
             site = Site(engine, folder / "site", settings={"keep": 2})
             site.change("first", import_seconds=import_seconds)
@@ -140,8 +134,7 @@ def ground(import_seconds: float) -> Iterator[Ground]:
                 home=folder / "home",
                 sshd=over_ssh.sshd,
             )
-            yield made
+            with made.at_end:
+                yield made
         finally:
-            if made is not None:
-                made.close()
             engine.clean()

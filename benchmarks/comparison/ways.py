@@ -9,19 +9,24 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.code_deploy import CLASSIC, CODE, RUN
 from benchmarks.common import ROOT, BenchmarkError
 from benchmarks.comparison.ground import Ground
+from benchmarks.cost import cpu_of_process
+from benchmarks.ssh_deploy import KEPT_SECONDS
 from support.repo import ENVIRONMENT
 from support.site import LIGHTSHIP
 
 __all__ = ["RECIPE", "Way", "all_ways", "recipe"]
 
 _MASTER = "-o ControlMaster=auto -o ControlPersist=600"
+_PATIENCE = 30
 _LAZY = f"touch-reload = {RUN}/reload"
 _WORKERS = "/opt/venv/bin/uwsgi"
 
@@ -70,6 +75,10 @@ class Way:
     def working_directory(self) -> Path:
         """Where it is typed."""
         return self.folder
+
+    def cpu_beside(self) -> float:
+        """Seconds of processor time, on the side of the command, of what it does not wait for."""
+        return 0.0
 
     def do(self, *words: str) -> None:
         """Something that prepares it."""
@@ -121,6 +130,60 @@ class Lightship(Way):
     def working_directory(self) -> Path:
         """Beside its configuration."""
         return self.ground.site.folder
+
+    def ask(self, *words: str) -> Any:
+        """Another command: the result of its JSON."""
+        done = subprocess.run(
+            [str(LIGHTSHIP), *words, "--json"],
+            cwd=self.working_directory,
+            env=dict(self.environment()),
+            capture_output=True,
+            check=True,
+        )
+        return json.loads(done.stdout)["result"]
+
+
+@dataclass
+class Kept(Lightship):
+    """The same over a connection that is kept from one deploy to the next, as that of the commands by hand is."""
+
+    name: str = "lightship, connection kept"
+    file: Path = field(default_factory=Path)
+    service: str = ""
+    pool: int = 0
+
+    def start(self) -> None:
+        """A service of its own, of the same repository; its first deploy has the connection kept."""
+        site, self.port = self.ground.site, self.ground.engine.free_port()
+        ((_, settings),) = json.loads(self.ground.lightship_file.read_text())["services"].items()
+        self.service, self.file = f"{site.name}-kept", site.folder / "kept.yml"
+        settings |= {"ports": [f"127.0.0.1:{self.port}:8000"], "keep_connected": KEPT_SECONDS}
+        self.file.write_text(json.dumps({"services": {self.service: settings}}))
+        self.ask("deploy", "--config", str(self.file))
+        self.ground.at_end.callback(self.ask, "connections", "--close")
+        deadline = time.monotonic() + _PATIENCE
+        while not (found := self.ask("connections"))["connections"]:
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"the connection is not kept: {found['problems']}")
+            time.sleep(0.1)
+        self.pool = found["process"]
+
+    def command(self) -> Sequence[str]:
+        """The command, with its own configuration."""
+        state = json.loads((self.ground.site.root / self.service / "state" / "state.json").read_text())
+        self.container = f"{self.service}-{state['instance']}"
+        return [str(LIGHTSHIP), "deploy", "--config", str(self.file)]
+
+    def environment(self) -> Mapping[str, str]:
+        """With a place for the pool's socket."""
+        return {**super().environment(), "XDG_RUNTIME_DIR": str(self.ground.home)}
+
+    def cpu_beside(self) -> float:
+        """The pool's. It is an error when that has ended: then no connection was kept."""
+        try:
+            return cpu_of_process(self.pool)
+        except OSError:
+            raise BenchmarkError(f"{self.name}: the pool of connections has ended") from None
 
 
 @dataclass
@@ -360,6 +423,7 @@ def all_ways(ground: Ground) -> list[Way]:
     """All of them, not started."""
     return [
         Lightship(ground),
+        Kept(ground),
         ByHand(ground),
         Chain(ground),
         Push(ground),
