@@ -9,10 +9,11 @@ from typing import Any
 
 from benchmarks.common import ROOT, Figures, Report, median, of_way
 
-__all__ = ["BARS", "SIZES", "TIMELINE", "bars", "sizes", "timeline", "write"]
+__all__ = ["BARS", "PHASES", "SIZES", "TIMELINE", "bars", "phases", "sizes", "timeline", "write"]
 
 IMAGES = ROOT / "docs" / "images"
 TIMELINE, BARS, SIZES = IMAGES / "timeline.svg", IMAGES / "comparison.svg", IMAGES / "sizes.svg"
+PHASES = IMAGES / "phases.svg"
 _OLD, _NEW, _FAILED = "#8c959f", "#1f6feb", "#cf222e"
 _LIGHTSHIP = "lightship"
 _SHOWN = (_LIGHTSHIP, "by hand, warm SSH", "by hand, chain reload", "image: build, push, pull, run")
@@ -51,6 +52,28 @@ def timeline(report: Report) -> str:
     for (axis,), sample in zip(axes, shown, strict=True):
         _requests(axis, sample)
     axes[-1][0].set_xlabel("seconds since the command was started")
+    return _svg(figure)
+
+
+def phases(report: Report) -> str | None:
+    """One deploy of lightship's, with what it did when; ``None`` where no result tells."""
+    sample = next((one for one in report.samples if one.get("phases") and one["way"] == _LIGHTSHIP), None)
+    if sample is None:
+        return None
+    figure, ((requests,), (bands,)) = _figure(2, 1, 8, 3.6, sharex=True, height_ratios=(3, 2))
+    _requests(requests, sample)
+    spans = [(str(name), float(start), float(end)) for name, start, end in sample["phases"]]
+    for place, (name, start, end) in enumerate(spans):
+        bands.barh(place, end - start, left=start, height=0.7, color=_NEW)
+        words = {"textcoords": "offset points", "xytext": (4, 0), "va": "center", "fontsize": 8}
+        bands.annotate(f"{name} {end - start:.2f}", (end, place), **words)
+    bands.invert_yaxis()
+    bands.set_yticks([])
+    bands.spines[["top", "right", "left"]].set_visible(False)
+    for name, style in (("all_new", "-"), ("command", ":")):
+        bands.axvline(float(sample[name]), color="#24292f", linewidth=0.8, linestyle=style)
+    bands.axvline(0, color="#24292f", linewidth=0.8)
+    bands.set_xlabel("seconds since the command was started")
     return _svg(figure)
 
 
@@ -138,15 +161,16 @@ def _points(report: Report, of: str) -> list[tuple[float, float]]:
     return [(numbers[way], median(of_way(samples, way, "seconds"))) for way in ways]
 
 
-_DRAWN: Mapping[str, Mapping[Path, Callable[[Report], str]]] = {
-    "comparison": {TIMELINE: timeline, BARS: bars},
+_DRAWN: Mapping[str, Mapping[Path, Callable[[Report], str | None]]] = {
+    "comparison": {PHASES: phases, TIMELINE: timeline, BARS: bars},
     "scale": {SIZES: sizes},
 }
 
 
 def write(report: Report) -> list[Path]:
     """Draw what there is of a report."""
-    drawn = _DRAWN.get(report.name, {})
-    for path, draw in drawn.items():
-        path.write_text(draw(report), encoding="utf-8")
-    return list(drawn)
+    drawn = {path: draw(report) for path, draw in _DRAWN.get(report.name, {}).items()}
+    for path, text in drawn.items():
+        if text is not None:
+            path.write_text(text, encoding="utf-8")
+    return [path for path, text in drawn.items() if text is not None]

@@ -193,7 +193,7 @@ def rounds(made: Ground, ways: Sequence[Way], traffic: Traffic, count: int, samp
             found = measure(way, version, traffic)
             line = found.pop("timeline")
             if number:
-                more = {"timeline": line} if number == (count + 1) // 2 else {}
+                more = {"timeline": line, "phases": way.phases()} if number == (count + 1) // 2 else {}
                 samples.append({"kind": "deploy", "round": number, "way": way.name, **found, **more})
             say(f"  {version} {way.name:30} all new {found['all_new']:.2f} s, failed {found['failed']}")
     made.site.change("broken", import_seconds=IMPORT, more=_BREAKS)

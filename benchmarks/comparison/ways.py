@@ -23,10 +23,12 @@ from benchmarks.ssh_deploy import KEPT_SECONDS
 from support.repo import ENVIRONMENT
 from support.site import LIGHTSHIP
 
-__all__ = ["RECIPE", "Way", "all_ways", "recipe"]
+__all__ = ["RECIPE", "Way", "all_ways", "phases_of", "recipe"]
 
 _MASTER = "-o ControlMaster=auto -o ControlPersist=600"
 _PATIENCE = 30
+#: The spans of a command before it connects.
+_STARTS = ("python", "modules", "configuration")
 _LAZY = f"touch-reload = {RUN}/reload"
 _WORKERS = "/opt/venv/bin/uwsgi"
 
@@ -79,6 +81,10 @@ class Way:
     def cpu_beside(self) -> float:
         """Seconds of processor time, on the side of the command, of what it does not wait for."""
         return 0.0
+
+    def phases(self) -> list[tuple[str, float, float]]:
+        """What the last deploy did when, in seconds since its start, where it tells."""
+        return []
 
     def do(self, *words: str) -> None:
         """Something that prepares it."""
@@ -141,6 +147,18 @@ class Lightship(Way):
             check=True,
         )
         return json.loads(done.stdout)["result"]
+
+    def phases(self) -> list[tuple[str, float, float]]:
+        """The phases of its trace."""
+        return phases_of(self.ask("trace", "--config", str(self.command()[-1]))["trace"]["root"])
+
+
+def phases_of(root: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """The spans right below the command's, with those before it connects as one."""
+    spans = [(str(one["name"]), float(one["start"]), float(one["end"])) for one in root["children"]]
+    begins = [end for name, _, end in spans if name in _STARTS]
+    start = [("start", 0.0, max(begins))] if begins else []
+    return start + sorted((one for one in spans if one[0] not in _STARTS), key=lambda one: one[1])
 
 
 @dataclass

@@ -364,6 +364,25 @@ def test_the_timeline_says_which_version_answered_each_request() -> None:
     assert line[0][:2] == [0.0, 0.2]
 
 
+def test_the_phases_of_a_deploy_begin_with_its_process_and_follow_each_other() -> None:
+    def span(name: str, start: float, end: float) -> dict[str, object]:
+        return {"name": name, "start": start, "end": end, "children": []}
+
+    told = [span("python", 0.0, 0.1), span("modules", 0.1, 0.2), span("prepare", 0.4, 0.6), span("connect", 0.2, 0.4)]
+    assert ways.phases_of({"children": told}) == [("start", 0.0, 0.2), ("connect", 0.2, 0.4), ("prepare", 0.4, 0.6)]
+    assert ways.phases_of({"children": told[2:3]}) == [("prepare", 0.4, 0.6)]
+
+
+def test_a_deploy_is_drawn_with_its_phases_where_a_result_tells_them() -> None:
+    sample = compared("lightship", 1.0, timeline=[[0.0, 0.01, 0], [0.5, 0.01, 1]])
+    report = comparison.report_of([sample, compared("by hand, warm SSH", 1.0), refusal("lightship")], quick=False)
+    assert pictures.phases(report) is None
+    told = replace(report, samples=[{**sample, "phases": [["prepare", 0.2, 0.4]]}])
+    drawn = pictures.phases(told)
+    assert drawn is not None
+    assert "prepare 0.20" in drawn
+
+
 def test_the_ansible_recipe_that_is_measured_is_the_one_of_the_examples() -> None:
     tuned, usual = ways.recipe(tuned=True), ways.recipe(tuned=False)
     assert tuned == ways.RECIPE.read_text()
@@ -405,5 +424,7 @@ def test_the_readme_and_the_pictures_are_made_from_the_kept_results() -> None:
     assert "| lightship |" in text
     assert pictures.TIMELINE.read_text() == pictures.timeline(kept[0])
     assert pictures.BARS.read_text() == pictures.bars(kept[0])
+    phases = pictures.PHASES.read_text() if pictures.PHASES.is_file() else None
+    assert phases == pictures.phases(kept[0])
     (sized,) = load_reports(RESULTS, ["scale"])
     assert pictures.SIZES.read_text() == pictures.sizes(sized)
