@@ -87,7 +87,7 @@ def measure(way: Way, version: str, traffic: Traffic) -> Figures:
     with TwoLoads(way.url) as load, Peak(pids[0]) as peak:
         time.sleep(SETTLE)
         before, sent, beside = Meter.read([*pids, sshd]), traffic.bytes(), way.cpu_beside()
-        began = time.monotonic()
+        day, began = time.time(), time.monotonic()
         ended = command.run()
         over = time.monotonic()
         if ended.status:
@@ -103,6 +103,7 @@ def measure(way: Way, version: str, traffic: Traffic) -> Figures:
     idle = (quiet.cpu - rest.cpu) / (quiet.moment - rest.moment)
     return {
         **figures_of(load.report, version, began, over),
+        "day": day,
         "cpu_command": round(ended.cpu + beside, 3),
         "cpu_server": round(max(0.0, after.cpu - before.cpu - idle * (after.moment - before.moment)), 3),
         "bytes": sent,
@@ -191,9 +192,9 @@ def rounds(made: Ground, ways: Sequence[Way], traffic: Traffic, count: int, samp
         made.site.change(version, import_seconds=IMPORT)
         for way in ways:
             found = measure(way, version, traffic)
-            line = found.pop("timeline")
+            line, day = found.pop("timeline"), found.pop("day")
             if number:
-                more = {"timeline": line, "phases": way.phases()} if number == (count + 1) // 2 else {}
+                more = {"timeline": line, "phases": way.phases(day)} if number == (count + 1) // 2 else {}
                 samples.append({"kind": "deploy", "round": number, "way": way.name, **found, **more})
             say(f"  {version} {way.name:30} all new {found['all_new']:.2f} s, failed {found['failed']}")
     made.site.change("broken", import_seconds=IMPORT, more=_BREAKS)

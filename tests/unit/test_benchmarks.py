@@ -369,8 +369,17 @@ def test_the_phases_of_a_deploy_begin_with_its_process_and_follow_each_other() -
         return {"name": name, "start": start, "end": end, "children": []}
 
     told = [span("python", 0.0, 0.1), span("modules", 0.1, 0.2), span("prepare", 0.4, 0.6), span("connect", 0.2, 0.4)]
-    assert ways.phases_of({"children": told}) == [("start", 0.0, 0.2), ("connect", 0.2, 0.4), ("prepare", 0.4, 0.6)]
-    assert ways.phases_of({"children": told[2:3]}) == [("prepare", 0.4, 0.6)]
+    trace = {"began": 1000.0, "root": {"children": told}}
+    assert ways.phases_of(trace, 1000.0) == [("start", 0.0, 0.2), ("connect", 0.2, 0.4), ("prepare", 0.4, 0.6)]
+    assert ways.phases_of({**trace, "root": {"children": told[2:3]}}, 1000.0) == [("prepare", 0.4, 0.6)]
+
+
+def test_the_phases_of_a_deploy_are_told_by_the_clock_of_the_requests() -> None:
+    told = [{"name": name, "start": start, "end": start + 0.1} for name, start in (("python", 0.0), ("prepare", 0.4))]
+    trace = {"began": 999.992, "root": {"children": told}}
+    assert ways.phases_of(trace, 1000.0) == [("start", 0.0, 0.092), ("prepare", 0.392, 0.492)]
+    with pytest.raises(BenchmarkError, match="newest trace"):
+        ways.phases_of(trace, 1020.0)
 
 
 def test_a_deploy_is_drawn_with_its_phases_where_a_result_tells_them() -> None:
