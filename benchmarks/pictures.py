@@ -18,6 +18,11 @@ _OLD, _NEW, _FAILED = "#8c959f", "#1f6feb", "#cf222e"
 _LIGHTSHIP = "lightship"
 _SHOWN = (_LIGHTSHIP, "by hand, warm SSH", "by hand, chain reload", "image: build, push, pull, run")
 _STALL_MS = 100
+_LINE, _FAINT, _PHASE = "#24292f", "#d0d7de", "#57606a"
+#: How a request was answered, its colour, and what it is called.
+_ANSWERS = ((0, _OLD, "old version"), (1, _NEW, "new version"), (-1, _FAILED, "failed"))
+#: A deploy's moments, their lines, and what they are called.
+_MOMENTS: Sequence[tuple[str, Any, str]] = (("all_new", "-", "all new"), ("command", ":", "command ended"))
 
 
 def _figure(rows: int, columns: int, width: float, height: float, **more: Any) -> tuple[Any, Any]:
@@ -51,6 +56,7 @@ def timeline(report: Report) -> str:
     figure, axes = _figure(len(shown), 1, 8, 1.75 * len(shown), sharex=True)
     for (axis,), sample in zip(axes, shown, strict=True):
         _requests(axis, sample)
+    _legend(axes[0][0], shown)
     axes[-1][0].set_xlabel("seconds since the command was started")
     return _svg(figure)
 
@@ -60,39 +66,56 @@ def phases(report: Report) -> str | None:
     sample = next((one for one in report.samples if one.get("phases") and one["way"] == _LIGHTSHIP), None)
     if sample is None:
         return None
-    figure, ((requests,), (bands,)) = _figure(2, 1, 8, 3.6, sharex=True, height_ratios=(3, 2))
-    _requests(requests, sample)
     spans = [(str(name), float(start), float(end)) for name, start, end in sample["phases"]]
-    for place, (name, start, end) in enumerate(spans):
-        bands.barh(place, end - start, left=start, height=0.7, color=_NEW)
-        words = {"textcoords": "offset points", "xytext": (4, 0), "va": "center", "fontsize": 8}
-        bands.annotate(f"{name} {end - start:.2f}", (end, place), **words)
+    figure, ((requests,), (bands,)) = _figure(2, 1, 8, 2.2 + 0.2 * len(spans), sharex=True, height_ratios=(1, 1))
+    _requests(requests, sample)
+    _legend(requests, [sample])
+    for place, (_, start, end) in enumerate(spans):
+        bands.barh(place, end - start, left=start, height=0.7, color=_PHASE)
+    bands.set_yticks(range(len(spans)), [f"{name} {end - start:.2f} s" for name, start, end in spans], fontsize=8)
+    bands.tick_params(axis="y", length=0)
     bands.invert_yaxis()
-    bands.set_yticks([])
     bands.spines[["top", "right", "left"]].set_visible(False)
-    for name, style in (("all_new", "-"), ("command", ":")):
-        bands.axvline(float(sample[name]), color="#24292f", linewidth=0.8, linestyle=style)
-    bands.axvline(0, color="#24292f", linewidth=0.8)
+    bands.grid(axis="y", color=_FAINT, linewidth=0.8)
+    bands.set_axisbelow(True)
+    _moments(bands, sample)
     bands.set_xlabel("seconds since the command was started")
     return _svg(figure)
 
 
 def _requests(axis: Any, sample: Figures) -> None:
-    for kind, colour, label in ((0, _OLD, "old version"), (1, _NEW, "new version"), (-1, _FAILED, "failed")):
+    for kind, colour, _ in _ANSWERS:
         points = [(at, wait * 1000) for at, wait, which in sample["timeline"] if which == kind]
         if points:
-            axis.scatter(*zip(*points, strict=True), s=6, color=colour, label=label, linewidths=0)
+            axis.scatter(*zip(*points, strict=True), s=6, color=colour, linewidths=0)
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.set_ylim(1, 20_000)
     axis.set_ylabel("ms")
-    axis.set_title(str(sample["way"]), loc="left", fontsize=10)
-    for name, style in (("all_new", "-"), ("command", ":")):
-        axis.axvline(float(sample[name]), color="#24292f", linewidth=0.8, linestyle=style)
-    axis.axvline(0, color="#24292f", linewidth=0.8)
-    words, at = f"all new {sample['all_new']:.2f} s", (float(sample["all_new"]), 8000)
-    axis.annotate(words, at, textcoords="offset points", xytext=(3, 0))
-    axis.axhline(_STALL_MS, color="#d0d7de", linewidth=0.8, zorder=0)
-    axis.legend(loc="upper right", fontsize=8, frameon=False, ncols=3)
+    axis.set_title(f"{sample['way']}: all new after {sample['all_new']:.2f} s", loc="left", fontsize=10)
+    _moments(axis, sample)
+    axis.axhline(_STALL_MS, color=_FAINT, linewidth=0.8, zorder=0)
+
+
+def _moments(axis: Any, sample: Figures) -> None:
+    """When the command was started, when all was new, and when the command ended."""
+    for at, style in ((0.0, "-"), *((float(sample[name]), style) for name, style, _ in _MOMENTS)):
+        axis.axvline(at, color=_LINE, linewidth=0.8, linestyle=style)
+
+
+def _legend(axis: Any, samples: Sequence[Figures]) -> None:
+    """One legend for all, above the first: beside no request, and with what there is in any of them."""
+    from matplotlib.lines import Line2D  # noqa: PLC0415
+
+    kinds = {which for sample in samples for _, _, which in sample["timeline"]}
+    handles = [
+        Line2D([], [], color=colour, marker="o", markersize=3, linestyle="none", label=label)
+        for kind, colour, label in _ANSWERS
+        if kind in kinds
+    ] + [Line2D([], [], color=_LINE, linewidth=0.8, linestyle=style, label=label) for _, style, label in _MOMENTS]
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}
+    close = {"columnspacing": 1.2, "handletextpad": 0.4, "handlelength": 1.4}
+    axis.legend(handles=handles, fontsize=8, frameon=False, ncols=len(handles), **place, **close)
 
 
 def bars(report: Report) -> str:
