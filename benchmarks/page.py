@@ -10,6 +10,13 @@ from benchmarks.common import ROOT, Report, cell, rows
 PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
 TEXT = Path(__file__).with_name("page.md")
 MARK = "<!-- results -->"
+PHASES_MARK = "<!-- phases -->"
+_PHASES = """\
+![Every request around one deploy of lightship's, and what it did when](../images/phases.svg)
+
+The bars below the requests are the phases of that very deploy, as `lightship trace` tells them.
+
+"""
 README = ROOT / "README.md"
 BEGIN, END = "<!-- comparison: made by `python -m benchmarks --page` -->", "<!-- end of the comparison -->"
 _COLUMNS = ("way", "command", "all new", "failed", "stalled", "worst", "CPU, all", "a broken commit")
@@ -27,7 +34,9 @@ _HEAD = (
 
 def page(reports: Sequence[Report]) -> str:
     """The page: the text of page.md with the tables in their place."""
-    return TEXT.read_text(encoding="utf-8").replace(MARK, tables(reports))
+    told = any(sample.get("phases") for report in reports for sample in report.samples)
+    text = TEXT.read_text(encoding="utf-8").replace(PHASES_MARK, _PHASES if told else "")
+    return text.replace(MARK, tables(reports))
 
 
 def tables(reports: Sequence[Report]) -> str:
