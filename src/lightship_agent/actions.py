@@ -23,6 +23,7 @@ from lightship_agent.names import printable, valid_branch, valid_commit, valid_s
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
 from lightship_agent.redaction import Redaction
 from lightship_agent.requests import PrepareRequest, Reader, ReceiveRequest, proxy_claim
+from lightship_agent.situation import Tools
 from lightship_agent.space import require_space
 from lightship_agent.state import load_state
 from lightship_agent.system import Completed, read_trusted, run
@@ -240,8 +241,8 @@ class Actions:
         assert self._paths is not None  # noqa: S101 - perform() has seen to it
         return self._paths
 
-    def _tools(self) -> rollout.Tools:
-        return rollout.Tools(
+    def _tools(self) -> Tools:
+        return Tools(
             paths=self._known_paths,
             mirror=self._mirror,
             journal=self._journal,
