@@ -16,7 +16,7 @@ from lightship_agent.protocol import OPERATIONS
 
 __all__ = ["FAIL_POINTS", "OWN", "answered", "ask", "fail_point"]
 
-OWN = ("source.create", "source.fetch", "source.fetched", "source.pack")
+OWN = ("source.create", "source.fetch", "source.fetched", "source.pack", "source.remove")
 """The mirror on the controller: it is about to get its name; a fetch into it is about to run, and ended well; a pack is
 about to be made."""
 

@@ -16,8 +16,10 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import IO
 
 from lightship.cache import cache_directory, must_be_ours
@@ -37,6 +39,8 @@ _LOCAL_SECONDS = 120.0
 _LOCK_SECONDS = 1800.0
 _TELL_SECONDS = 1.0
 _OLD_GIT = 129
+#: A mirror that was not used for so long is removed; should it be wanted again, the repository is fetched once more.
+_UNUSED_SECONDS = 90 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class SourceMirror:
         self.path = self._folder / f"{name}.git"
         self._lock = self._folder / f"{name}.lock"
         self._tell = tell
+        self._removing: Thread | None = None
 
     # --- bringing a commit here
 
@@ -82,7 +87,15 @@ class SourceMirror:
             await self._fetch_commit(wanted)
             fail_point("source.fetched")
             await self._maintain()
+        # The deploy goes on meanwhile. Should the command end first, the next one goes on with it.
+        self._removing = Thread(target=_remove_unused, args=(self._folder,), daemon=True)
+        self._removing.start()
         return True
+
+    def tidy(self) -> None:
+        """Wait until what nobody uses is removed."""
+        if self._removing is not None:
+            self._removing.join()
 
     async def has(self, commit: str) -> bool:
         """Whether the commit is here, and so all that belongs to it."""
@@ -129,7 +142,7 @@ class SourceMirror:
         """Make the mirror if it is not there; its name appears when it is whole."""
         if (self.path / "HEAD").exists():
             return
-        making = self.path.with_name(f".{self.path.name}.making")
+        making = _making(self.path)
         await asyncio.to_thread(_remove, making)
         await asyncio.to_thread(_remove, self.path)
         ran = await run(gitcommand.init_command(making), self._environment(), timeout=_LOCAL_SECONDS)
@@ -217,7 +230,9 @@ class SourceMirror:
         self._prepare()
         handle = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            yield await self._lock_file(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            waited = await self._lock_file(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            os.utime(handle)  # says when the mirror was used
+            yield waited
         finally:
             os.close(handle)
 
@@ -262,3 +277,37 @@ def _remove(folder: Path) -> None:
 
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove the mirrors that nobody has used for long. What cannot be removed stays; it is tried again."""
+    for lock in folder.glob("*.lock"):
+        with contextlib.suppress(OSError):
+            _remove_if_unused(lock)
+
+
+def _remove_if_unused(lock: Path) -> None:
+    mirror = lock.with_suffix(".git")
+    making = _making(mirror)
+    if not (_is_old(lock.lstat()) and (mirror.exists() or making.exists())):
+        return
+    handle = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_old(os.fstat(handle)):  # still, now that nobody can begin to use it
+            _remove(making)
+            if mirror.exists():
+                mirror.rename(making)  # so that nothing half removed is ever taken for a mirror
+            fail_point("source.remove")
+            _remove(making)
+    finally:
+        os.close(handle)
+
+
+def _is_old(status: os.stat_result) -> bool:
+    return time.time() - status.st_mtime > _UNUSED_SECONDS
+
+
+def _making(mirror: Path) -> Path:
+    """Where a mirror lies that is not whole: one that is being made or removed."""
+    return mirror.with_name(f".{mirror.name}.making")

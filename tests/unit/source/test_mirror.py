@@ -164,11 +164,8 @@ def test_two_commands_at_once_fetch_one_after_the_other(
     assert caught.value.code == "source-locked"
 
 
-@pytest.mark.parametrize("point", ["source.create", "source.fetch", "source.fetched"])
-def test_a_killed_command_leaves_nothing_that_blocks_the_next(
-    origin: Repository, mirror: SourceMirror, point: str
-) -> None:
-    commit = origin.commit("first", {"a": "1"})
+def bring_in_a_process(origin: Repository, mirror: SourceMirror, commit: str, killed_at: str) -> int:
+    """The exit status of a process that is killed at a fail point."""
     program = (
         "import asyncio, sys, pathlib\n"
         "from lightship.source.mirror import SourceMirror\nfrom lightship.source.remote import Resolved\n"
@@ -177,8 +174,16 @@ def test_a_killed_command_leaves_nothing_that_blocks_the_next(
         "asyncio.run(mirror.bring(Resolved('main', sys.argv[3], 'branch')))\n"
     )
     command = [sys.executable, "-c", program, str(origin.remote), str(mirror.path.parent), commit]
-    env = {**os.environ, "LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": f"{point}=kill"}
-    assert subprocess.run(command, env=env, check=False).returncode == -9
+    env = {**os.environ, "LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": f"{killed_at}=kill"}
+    return subprocess.run(command, env=env, check=False).returncode
+
+
+@pytest.mark.parametrize("point", ["source.create", "source.fetch", "source.fetched"])
+def test_a_killed_command_leaves_nothing_that_blocks_the_next(
+    origin: Repository, mirror: SourceMirror, point: str
+) -> None:
+    commit = origin.commit("first", {"a": "1"})
+    assert bring_in_a_process(origin, mirror, commit, point) == -9
     for name in ("objects/pack/tmp_pack_x", "packed-refs.lock", "refs/x.lock"):
         if mirror.path.exists():
             (mirror.path / name).write_bytes(b"x")
@@ -223,6 +228,67 @@ def test_many_packs_are_united(origin: Repository, mirror: SourceMirror, monkeyp
     assert len(list((mirror.path / "objects" / "pack").glob("*.pack"))) <= 4
     for commit in commits:
         assert run(mirror.has(commit))
+
+
+UNUSED = 91 * 86400
+
+
+def kept(folder: Path, name: str, unused: float) -> SourceMirror:
+    """A mirror of another repository, last used so many seconds ago."""
+    origin = Repository(folder / name)
+    made = SourceMirror(Address(str(origin.remote)), folder=folder / "cache" / "mirrors")
+    commit = origin.commit("first", {"a": name})
+    run(made.bring(branch(commit)))
+    grown_old(made, unused)
+    return made
+
+
+def grown_old(mirror: SourceMirror, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(mirror.path.with_suffix(".lock"), (then, then))
+
+
+def bring(mirror: SourceMirror, commit: str) -> None:
+    """Fetch it, and wait until that has tidied up too."""
+    run(mirror.bring(branch(commit)))
+    mirror.tidy()
+
+
+def test_a_mirror_that_nobody_has_used_for_90_days_is_removed(
+    origin: Repository, mirror: SourceMirror, tmp_path: Path
+) -> None:
+    used, unused, held = (kept(tmp_path, name, seconds) for name, seconds in
+                          (("used", UNUSED - 2 * 86400), ("unused", UNUSED), ("held", UNUSED)))  # fmt: skip
+    foreign = mirror.path.parent / "foreign.git"
+    foreign.mkdir()
+    with held.path.with_suffix(".lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        bring(mirror, origin.commit("first", {"a": "1"}))
+        assert [one.path.exists() for one in (used, unused, held, mirror)] == [True, False, True, True]
+    assert foreign.exists()
+    assert not list(mirror.path.parent.glob(".*"))
+    bring(mirror, origin.commit("second", {"a": "2"}))
+    assert not held.path.exists(), "nobody holds it any more"
+
+
+def test_to_make_a_pack_of_it_is_to_use_it(origin: Repository, mirror: SourceMirror) -> None:
+    commit = origin.commit("first", {"a": "1"})
+    run(mirror.bring(branch(commit)))
+    grown_old(mirror, UNUSED)
+    run(mirror.pack(commit, ())).file.close()
+    assert time.time() - mirror.path.with_suffix(".lock").stat().st_mtime < 60
+
+
+def test_a_removal_that_is_killed_leaves_nothing_that_is_taken_for_a_mirror(
+    origin: Repository, mirror: SourceMirror, tmp_path: Path
+) -> None:
+    unused = kept(tmp_path, "unused", UNUSED)
+    commit = origin.commit("first", {"a": "1"})
+    assert bring_in_a_process(origin, mirror, commit, "source.remove") == -9
+    assert not unused.path.exists()
+    assert list(mirror.path.parent.glob(".*.making"))
+    bring(mirror, origin.commit("second", {"a": "2"}))
+    assert not list(mirror.path.parent.glob(".*.making"))
 
 
 def test_what_is_wrong_is_told_with_what_to_do(
