@@ -1,6 +1,6 @@
 """What a rollout that was cut off left: finished or undone by the next conversation, before it begins anything.
 
-All that is needed stands in the journal (``rollout.Situation``). After it the service's pointers name what serves.
+All that is needed stands in the journal (``situation.Situation``). After it the service's pointers name what serves.
 """
 
 from __future__ import annotations
