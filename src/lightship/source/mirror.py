@@ -16,7 +16,6 @@ import hashlib
 import os
 import re
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from threading import Thread
@@ -28,6 +27,7 @@ from lightship.errors import RefusedError
 from lightship.failpoints import fail_point
 from lightship.source.git import Ran, run
 from lightship.source.remote import Resolved, helper_settings, not_read, remote_environment, too_slow
+from lightship.source.unused import DAY, find_unused, is_older, making, remove, remove_unused
 from lightship_agent import gitcommand
 from lightship_agent.records import dataclass
 
@@ -39,8 +39,8 @@ _LOCAL_SECONDS = 120.0
 _LOCK_SECONDS = 1800.0
 _TELL_SECONDS = 1.0
 _OLD_GIT = 129
-#: A mirror that was not used for so long is removed; should it be wanted again, the repository is fetched once more.
-_UNUSED_SECONDS = 90 * 86400.0
+#: So long a command waits for what others have left to be removed; the next one goes on with it.
+_TIDY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,12 @@ class SourceMirror:
         self.path = self._folder / f"{name}.git"
         self._lock = self._folder / f"{name}.lock"
         self._tell = tell
-        self._removing: Thread | None = None
 
     # --- bringing a commit here
 
     async def bring(self, wanted: Resolved) -> bool:
         """Have the commit here, with all that belongs to it; whether anything had to be fetched."""
+        await self._use()
         if await self.has(wanted.commit):
             return False
         async with self._locked() as waited:
@@ -87,15 +87,26 @@ class SourceMirror:
             await self._fetch_commit(wanted)
             fail_point("source.fetched")
             await self._maintain()
-        # The deploy goes on meanwhile. Should the command end first, the next one goes on with it.
-        self._removing = Thread(target=_remove_unused, args=(self._folder,), daemon=True)
-        self._removing.start()
         return True
 
-    def tidy(self) -> None:
-        """Wait until what nobody uses is removed."""
-        if self._removing is not None:
-            self._removing.join()
+    async def tidy(self) -> None:
+        """After the work: remove mirrors, of this or any repository, that no command has used for long."""
+        unused = find_unused(self._folder)
+        if not unused:
+            return
+        removing = Thread(target=remove_unused, args=(unused,), daemon=True)
+        removing.start()
+        await asyncio.to_thread(removing.join, _TIDY_SECONDS)
+
+    async def _use(self) -> None:
+        """Say that the mirror is in use, once a day. If somebody is just removing it, wait for that."""
+        try:
+            if not is_older(self._lock.lstat(), DAY):
+                return
+        except OSError:
+            return  # so there is no mirror either, or its lock says what is wrong
+        async with self._locked(shared=True):
+            pass
 
     async def has(self, commit: str) -> bool:
         """Whether the commit is here, and so all that belongs to it."""
@@ -142,15 +153,15 @@ class SourceMirror:
         """Make the mirror if it is not there; its name appears when it is whole."""
         if (self.path / "HEAD").exists():
             return
-        making = _making(self.path)
-        await asyncio.to_thread(_remove, making)
-        await asyncio.to_thread(_remove, self.path)
-        ran = await run(gitcommand.init_command(making), self._environment(), timeout=_LOCAL_SECONDS)
+        partial = making(self.path)
+        await asyncio.to_thread(remove, partial)
+        await asyncio.to_thread(remove, self.path)
+        ran = await run(gitcommand.init_command(partial), self._environment(), timeout=_LOCAL_SECONDS)
         if ran.status != 0:
             raise self._failed(ran, "making the mirror")
-        making.chmod(0o700)
+        partial.chmod(0o700)
         fail_point("source.create")
-        making.rename(self.path)
+        partial.rename(self.path)
 
     def _clean(self) -> None:
         for path in gitcommand.leftovers(self.path):
@@ -270,44 +281,3 @@ class SourceMirror:
 
 def _ours(kind: str, name: str) -> str:
     return f"refs/lightship/{kind}/{name}"
-
-
-def _remove(folder: Path) -> None:
-    import shutil  # noqa: PLC0415 - hardly ever
-
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
-def _remove_unused(folder: Path) -> None:
-    """Remove the mirrors that nobody has used for long. What cannot be removed stays; it is tried again."""
-    for lock in folder.glob("*.lock"):
-        with contextlib.suppress(OSError):
-            _remove_if_unused(lock)
-
-
-def _remove_if_unused(lock: Path) -> None:
-    mirror = lock.with_suffix(".git")
-    making = _making(mirror)
-    if not (_is_old(lock.lstat()) and (mirror.exists() or making.exists())):
-        return
-    handle = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_old(os.fstat(handle)):  # still, now that nobody can begin to use it
-            _remove(making)
-            if mirror.exists():
-                mirror.rename(making)  # so that nothing half removed is ever taken for a mirror
-            fail_point("source.remove")
-            _remove(making)
-    finally:
-        os.close(handle)
-
-
-def _is_old(status: os.stat_result) -> bool:
-    return time.time() - status.st_mtime > _UNUSED_SECONDS
-
-
-def _making(mirror: Path) -> Path:
-    """Where a mirror lies that is not whole: one that is being made or removed."""
-    return mirror.with_name(f".{mirror.name}.making")
