@@ -60,7 +60,7 @@ AGENT_MAIN = b"""import gc
 import sys
 
 gc.disable()
-from lightship_agent import facts, release, rollout
+from lightship_agent import candidate, facts, release
 from lightship_agent.__main__ import main
 from lightship_agent.actions import Actions
 from lightship_agent.requests import PrepareRequest
@@ -76,7 +76,7 @@ def gather(*args):
 def prepare(self, args):
     self.request = PrepareRequest.parse(args)
     with self._step("tree"):
-        made = rollout.make_tree(self._tools(), self.request)
+        made = candidate.make_tree(self._tools(), self.request)
     return {"tree": made.tree}
 
 

@@ -64,7 +64,7 @@ AGENT_MAIN = b"""import gc
 import os
 
 gc.disable()
-from lightship_agent import protocol, release, rollout
+from lightship_agent import candidate, protocol, release
 from lightship_agent.__main__ import main
 from lightship_agent.actions import Actions
 from lightship_agent.requests import PrepareRequest
@@ -73,7 +73,7 @@ from lightship_agent.requests import PrepareRequest
 def checkout(self, args):
     request = PrepareRequest.parse(args)
     with self._step("tree"):
-        made = rollout.make_tree(self._tools(), request)
+        made = candidate.make_tree(self._tools(), request)
     release.flip(self._known_paths, request.commit, self._guard)
     return {"tree": made.tree}
 

@@ -16,9 +16,9 @@ from lightship_agent.protocol import OPERATIONS
 
 __all__ = ["FAIL_POINTS", "OWN", "answered", "ask", "fail_point"]
 
-OWN = ("source.create", "source.fetch", "source.fetched", "source.pack")
+OWN = ("source.create", "source.fetch", "source.fetched", "source.pack", "source.remove")
 """The mirror on the controller: it is about to get its name; a fetch into it is about to run, and ended well; a pack is
-about to be made."""
+about to be made; one that nobody has used for long has lost its name, and is about to lose its files."""
 
 FAIL_POINTS = (*(f"{moment}.{op}" for op in OPERATIONS for moment in ("ask", "answered")), *OWN)
 """All of them; ``ask.<operation>`` is right before it is sent, ``answered.<operation>`` right after its answer came."""

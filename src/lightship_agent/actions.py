@@ -23,6 +23,7 @@ from lightship_agent.names import printable, valid_branch, valid_commit, valid_s
 from lightship_agent.paths import CONTAINER_CODE, ServicePaths
 from lightship_agent.redaction import Redaction
 from lightship_agent.requests import PrepareRequest, Reader, ReceiveRequest, proxy_claim
+from lightship_agent.situation import Tools
 from lightship_agent.space import require_space
 from lightship_agent.state import load_state
 from lightship_agent.system import Completed, read_trusted, run
@@ -240,8 +241,8 @@ class Actions:
         assert self._paths is not None  # noqa: S101 - perform() has seen to it
         return self._paths
 
-    def _tools(self) -> rollout.Tools:
-        return rollout.Tools(
+    def _tools(self) -> Tools:
+        return Tools(
             paths=self._known_paths,
             mirror=self._mirror,
             journal=self._journal,
@@ -300,9 +301,9 @@ class Actions:
         if commit is None or not self._mirror.has_commit(commit):
             if url is None:
                 raise Refused("commit-missing", f"the commit {commit or ref} is not here, and no git host was named")
-            with self._step("fetch"), self._mirror_lock():
+            with self._step("fetch"), self._mirror_lock() as waited:
                 require_space(self._known_paths.home, "a fetch")
-                commit = self._mirror.fetch(url, ref, commit)
+                commit = self._mirror.fetch(url, ref, commit, look=waited)
         live, compared = self._compared(releases.current_commit(self._known_paths), commit, migrations)
         info = self._mirror.commit_info(commit)
         keep = self._lock is not None
@@ -356,13 +357,21 @@ class Actions:
         return read_trusted(self._known_paths.env, 1024 * 1024) != render_env(env)
 
     @contextmanager
-    def _mirror_lock(self) -> Iterator[None]:
-        """Make this the only git that writes to the mirror: a plan fetches too, without the service's lock."""
+    def _mirror_lock(self) -> Iterator[bool]:
+        """Make this the only git that writes to the mirror: a plan fetches too, without the service's lock.
+
+        Says whether somebody else was waited for, who may have brought what is wanted.
+        """
         make_directories(self._known_paths)
         descriptor = os.open(self._known_paths.state / "mirror.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            waited = False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waited = True
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield waited
         finally:
             os.close(descriptor)
 

@@ -16,9 +16,8 @@ import os
 import re
 import signal
 import stat
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lightship_agent import TYPE_CHECKING, failpoints, system
@@ -45,16 +44,16 @@ from lightship_agent.records import dataclass
 from lightship_agent.system import Completed, Run
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import IO, Any
 
 __all__ = [
     "ATTRIBUTES",
     "INCOMING",
-    "Blobs",
     "Change",
     "Commit",
     "Mirror",
     "ModeChange",
+    "Objects",
     "glob_match",
     "infra_id",
 ]
@@ -79,6 +78,8 @@ committed, and no filter (a filter is a program) is ever run."""
 
 _BIG = 512 * 1024 * 1024
 _MESSAGE = 500
+_PIPE = 20_000
+"""Bytes that a pipe takes before the other side reads."""
 _USUAL_MODE = 0o100644
 
 
@@ -167,38 +168,86 @@ class ModeChange:
         return "M" if stat.S_IFMT(self.old_mode) == stat.S_IFMT(self.new_mode) else "T"
 
 
-class Blobs:
-    """``git cat-file --batch``: many blobs from one process."""
+class Objects:
+    """``git cat-file --batch``: many objects from one process, which ``start`` starts when the first is asked for."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdin is not None and process.stdout is not None  # noqa: S101 (for the type checker)
-        self._ask = process.stdin
-        self._answer = os.fdopen(os.dup(process.stdout.fileno()), "rb", 1 << 16)
+    def __init__(self, start: Callable[[], tuple[IO[bytes], IO[bytes]]]) -> None:
+        self._start = start
+        self._streams: tuple[IO[bytes], IO[bytes]] | None = None
 
-    def close(self) -> None:
-        """No more questions."""
-        self._answer.close()
+    def _asked(self, questions: Sequence[bytes]) -> IO[bytes]:
+        """Ask, and return what the answers come from."""
+        if self._streams is None:
+            self._streams = self._start()
+        ask, answer = self._streams
+        ask.write(b"".join(question + b"\n" for question in questions))
+        return answer
 
     def read(self, oids: Sequence[str]) -> Iterator[Iterator[bytes]]:
-        """For each id in turn, its content in pieces. Each must be read to its end before the next."""
-        # Few enough that all questions fit in the pipe before any answer is read: neither side can wait for the other.
-        for start in range(0, len(oids), 500):
-            batch = oids[start : start + 500]
-            self._ask.write("".join(f"{oid}\n" for oid in batch).encode())
+        """For each id of a blob in turn, its content in pieces. Each must be read to its end before the next."""
+        for batch in _batches([oid.encode() for oid in oids]):
+            answer = self._asked(batch)
             for oid in batch:
-                header = self._answer.readline(200).split()
+                header = answer.readline(200).split()
                 if len(header) != 3 or header[1] != b"blob":  # noqa: PLR2004 (id, kind, size)
-                    raise AgentFailure("git-damaged", f"the mirror lacks the object {oid}")
-                yield self._content(int(header[2]))
+                    raise AgentFailure("git-damaged", f"the mirror lacks the object {oid.decode()}")
+                yield _content(answer, int(header[2]))
 
-    def _content(self, size: int) -> Iterator[bytes]:
-        while size:
-            piece = self._answer.read(min(size, 1 << 20))
-            if not piece:
-                raise AgentFailure("git-failed", "git cat-file ended early")
-            size -= len(piece)
-            yield piece
-        self._answer.read(1)
+    def holding(self, commit: str, directories: Iterable[bytes], name: bytes) -> Iterator[bytes]:
+        """Those of a commit's directories (the top one is empty) that may hold an entry of this name.
+
+        None that does is left out. One that is not there, or cannot be asked for in a line, may: ``Mirror.entries``
+        knows. The directory is asked for and not the entry, which without its object would seem not to be there.
+        """
+        asked = {valid_commit(commit).encode() + b":" + directory: directory for directory in directories}
+        plain = [question for question in asked if len(question) < _PIPE and not re.search(rb"[\r\n]", question)]
+        yield from (asked[question] for question in asked.keys() - set(plain))
+        for batch in _batches(plain):
+            answer = self._asked(batch)
+            for question in batch:
+                header = answer.readline(len(question) + 200)
+                if header == question + b" missing\n":
+                    yield asked[question]
+                    continue
+                found = re.fullmatch(rb"[0-9a-f]{40} ([a-z]+) ([0-9]+)\n", header)
+                if found is None:
+                    raise AgentFailure("git-damaged", "the mirror cannot say what a directory holds")
+                # In a tree an entry is its mode, a space, its name, NUL and its id, which may hold any bytes.
+                if _holds(_content(answer, int(found[2])), b" " + name + b"\0") and found[1] == b"tree":
+                    yield asked[question]
+
+
+def _batches(questions: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """So few that they all fit in the pipe before any answer is read: neither side can wait for the other."""
+    batch: list[bytes] = []
+    size = 0
+    for question in questions:
+        if batch and size + len(question) >= _PIPE:
+            yield batch
+            batch, size = [], 0
+        batch.append(question)
+        size += len(question) + 1
+    if batch:
+        yield batch
+
+
+def _content(answer: IO[bytes], size: int) -> Iterator[bytes]:
+    while size:
+        piece = answer.read(min(size, 1 << 20))
+        if not piece:
+            raise AgentFailure("git-failed", "git cat-file ended early")
+        size -= len(piece)
+        yield piece
+    answer.read(1)
+
+
+def _holds(content: Iterable[bytes], sign: bytes) -> bool:
+    """Whether the sign stands in the content, of which all is read."""
+    found, before = False, b""
+    for piece in content:
+        found = found or sign in before + piece
+        before = (before + piece)[1 - len(sign) :]
+    return found
 
 
 _CAUSES = (
@@ -277,6 +326,7 @@ class Mirror:
         # What was asked last; it is asked again on the way to a release, and each question is a process.
         self._commits: dict[str, Commit] = {}
         self._compared: tuple[str, str, Sequence[ModeChange]] | None = None
+        self._brought: set[str] = set()
         base = os.environ if base_env is None else base_env
         self._local_env = environment(base, remote=False)
         self._remote_env = environment(base, remote=True)
@@ -309,20 +359,37 @@ class Mirror:
         return self._run(self.command(*words), **settings)
 
     @contextlib.contextmanager
-    def blobs(self) -> Iterator[Blobs]:
-        """One process that reads many blobs."""
-        with system.pipe_to(self.command("cat-file", "--batch"), self._local_env) as process:
-            blobs = Blobs(process)
-            try:
-                yield blobs
-            finally:
-                blobs.close()
+    def objects(self) -> Iterator[Objects]:
+        """One process that reads many objects. Without a question there is none."""
+        with contextlib.ExitStack() as stack:
+
+            def start() -> tuple[IO[bytes], IO[bytes]]:
+                process = stack.enter_context(system.pipe_to(self.command("cat-file", "--batch"), self._local_env))
+                assert process.stdin is not None and process.stdout is not None  # noqa: S101 (for the type checker)
+                answer = os.fdopen(os.dup(process.stdout.fileno()), "rb", 1 << 16)
+                return process.stdin, stack.enter_context(answer)
+
+            yield Objects(start)
 
     def has_commit(self, commit: str) -> bool:
         """The commit is there, and so is all that belongs to it."""
         if not (self._repo / "HEAD").exists():
             return False
+        if commit in self._brought:
+            return True
         return self.attempt("cat-file", "-e", f"{valid_commit(commit)}^{{commit}}").ok
+
+    def have_commits(self, commits: Sequence[str]) -> set[str]:
+        """Those of the commits that are there. A mirror that cannot say so has none."""
+        if not (self._repo / "HEAD").exists():
+            return set()
+        asked = "".join(f"{valid_commit(one)}^{{commit}}\n" for one in commits).encode()
+        lines = self.attempt("cat-file", "--batch-check=%(objecttype)", input=asked).out.splitlines()
+        return {one for one, line in zip(commits, lines) if line == "commit"}  # noqa: B905 (3.10)
+
+    def brought(self, commit: str) -> None:
+        """This process has brought the commit here, and seen that it is whole: that need not be asked again."""
+        self._brought.add(commit)
 
     def commit_info(self, commit: str) -> Commit:
         """Who wrote a commit, when, and its subject. The strings are the author's: escape them where they are shown."""
@@ -435,17 +502,18 @@ class Mirror:
                 return valid_commit(refs[ref])
         raise Refused("git-ref-missing", f"{redact_url(url)} has no branch {branch}", hint="Check the branch's name.")
 
-    def fetch(self, url: str, ref: str, commit: str | None = None) -> str:
+    def fetch(self, url: str, ref: str, commit: str | None = None, *, look: bool = True) -> str:
         """Bring ``commit`` (or else what the branch or tag ``ref`` stands at) into the mirror, and return it.
 
-        A commit that is there already costs no connection. One that the branch does not hold is asked for by its id,
-        and where the other server does not allow that, looked for in all branches.
+        A commit that is there already costs no connection; ``look`` for it, unless whoever calls has just done so. One
+        that the branch does not hold is asked for by its id, and where the other server does not allow that, looked for
+        in all branches.
         """
         valid_url(url)
         wanted = valid_commit(commit) if commit is not None else None
         branch = valid_branch(ref, "ref")
         self.create()
-        if wanted is not None and self.has_commit(wanted):
+        if wanted is not None and look and self.has_commit(wanted):
             return wanted
         self.clean()
         fail_point("fetch.start")

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from lightship_agent.proxy import Proxy
     from lightship_agent.proxy_config import Entry
-    from lightship_agent.rollout import Rollout, Situation, Tools
+    from lightship_agent.rollout_base import RolloutBase
+    from lightship_agent.situation import Situation, Tools
 
 __all__ = [
     "decide_proxy", "go_back", "heal", "involved", "prepare", "published_ports", "release_old", "renew",
@@ -92,7 +93,7 @@ def without_gap(situation: Situation) -> bool:
     )
 
 
-def prepare(rollout: Rollout) -> None:
+def prepare(rollout: RolloutBase) -> None:
     """Refuse what the proxy cannot do before anything happens, and have it run; nobody is led anywhere else yet."""
     situation = rollout.situation
     if situation.proxy is None:
@@ -110,7 +111,7 @@ def published_ports(container: Container) -> tuple[int, ...]:
     return tuple(int(port) for port in (str(each.get("HostPort", "")) for each in bindings) if port.isdigit())
 
 
-def switch(rollout: Rollout) -> None:
+def switch(rollout: RolloutBase) -> None:
     """Have the new container take the old one's place. Doing it twice changes nothing."""
     situation = rollout.situation
     if without_gap(situation):
@@ -125,7 +126,7 @@ def switch(rollout: Rollout) -> None:
         detached(lambda: _from_proxy(rollout))
 
 
-def _prove(rollout: Rollout) -> None:
+def _prove(rollout: RolloutBase) -> None:
     """Have the new container serve beside the old one, and ask it; nobody is led to it yet."""
     tools, situation = rollout.tools, rollout.situation
     instances = tools.instances
@@ -136,12 +137,12 @@ def _prove(rollout: Rollout) -> None:
     else:
         # An image with one uWSGI loads what `current` names when it starts; the old one has long loaded its own.
         releases.flip(tools.paths, situation.commit, tools.guard)
-    new = rollout._container()
+    new = rollout.container()
     instances.keep_up(new)
     if not new.running:
         instances.start(new.name)
-        new = rollout._container()
-    rollout._wait_serving(new, situation.commit, situation.slot)
+        new = rollout.container()
+    rollout.wait_serving(new, situation.commit, situation.slot)
     check, port = situation.health_check, new.published()
     if check is not None and port is not None:
         answer = wait_healthy(check, port, situation.commit)
@@ -150,53 +151,53 @@ def _prove(rollout: Rollout) -> None:
     fail_point("handover.proven")
 
 
-def _flip(rollout: Rollout) -> None:
+def _flip(rollout: RolloutBase) -> None:
     fail_point("handover.led")
     releases.flip(rollout.tools.paths, rollout.situation.commit, rollout.tools.guard)
 
 
-def _to_proxy(rollout: Rollout) -> None:
+def _to_proxy(rollout: RolloutBase) -> None:
     """The old container lets go of its ports, and the proxy takes them."""
     instances, situation = rollout.tools.instances, rollout.situation
     old = instances.find(situation.old_instance)
     if old is not None:
         instances.let_down(old)
         if old.running:
-            instances.stop(old.name, 0.0 if rollout._drained(old) else situation.patience)
+            instances.stop(old.name, 0.0 if rollout.drained(old) else situation.patience)
     lead(rollout)
     _flip(rollout)
 
 
-def _from_proxy(rollout: Rollout) -> None:
+def _from_proxy(rollout: RolloutBase) -> None:
     """The proxy lets go of the service's ports, and the new container takes them; the old one finishes its requests."""
     tools, situation = rollout.tools, rollout.situation
     if situation.way == "swap" and situation.previous:
         tools.instances.open_beside(situation.old_instance, situation.previous)
     proxy_of(tools).put_back(None)
     _flip(rollout)
-    new = rollout._container()
+    new = rollout.container()
     tools.instances.keep_up(new)
     tools.instances.start(new.name)
 
 
-def renew(rollout: Rollout) -> None:
+def renew(rollout: RolloutBase) -> None:
     """A code deploy: give the service what it wants of the proxy now, if that is something else than before."""
     situation = rollout.situation
-    if not situation.replaces and situation.proxy is not None and rollout._container().behind_proxy:
+    if not situation.replaces and situation.proxy is not None and rollout.container().behind_proxy:
         lead(rollout)
 
 
-def renew_back(rollout: Rollout) -> None:
+def renew_back(rollout: RolloutBase) -> None:
     """A code deploy that is taken back: what the service had of the proxy before it."""
     situation = rollout.situation
     if not situation.replaces and situation.proxy is not None and situation.old_proxy is not None:
         proxy_of(rollout.tools).put_back(situation.old_proxy)
 
 
-def verify(rollout: Rollout) -> None:
+def verify(rollout: RolloutBase) -> None:
     """See the proxy lead to the container that was proven; one that has just been started again is waited for."""
     situation = rollout.situation
-    container = rollout._container()
+    container = rollout.container()
     if situation.proxy is None or not container.behind_proxy:
         return
     proxy, port = proxy_of(rollout.tools), container.published()
@@ -206,16 +207,16 @@ def verify(rollout: Rollout) -> None:
         )
 
 
-def lead(rollout: Rollout) -> None:
+def lead(rollout: RolloutBase) -> None:
     """Give the service what it wants of the proxy, with its requests going to the new container."""
-    situation, container = rollout.situation, rollout._container()
+    situation, container = rollout.situation, rollout.container()
     port = container.published()
     if situation.proxy is None or port is None:
         raise AgentFailure("no-upstream", f"{container.name} listens on no port of this machine")
     proxy_of(rollout.tools).claim(Claim.from_dict(situation.proxy), container.instance, port)
 
 
-def go_back(rollout: Rollout) -> None:
+def go_back(rollout: RolloutBase) -> None:
     """Have the old container serve again, which mostly runs still, and remove the new one."""
     tools, situation = rollout.tools, rollout.situation
     instances, proxy = tools.instances, proxy_of(tools)
@@ -237,35 +238,35 @@ def go_back(rollout: Rollout) -> None:
         proxy.put_back(situation.old_proxy)
     fail_point("handover.back")
     if situation.previous:
-        rollout._flip_back(situation.previous)
+        rollout.flip_back(situation.previous)
     instances.no_longer_beside(situation.old_instance)
     if situation.proxy is not None and led is not None:
         proxy.drain(led.as_dict(), situation.patience)
     _remove_new(rollout)
 
 
-def _serve_again(rollout: Rollout, old: Container) -> None:
+def _serve_again(rollout: RolloutBase, old: Container) -> None:
     tools, situation = rollout.tools, rollout.situation
     tools.instances.keep_up(old)
     tools.instances.open_gate(situation.old_instance)
     if situation.previous and situation.way == "swap":
         tools.instances.open_beside(situation.old_instance, situation.previous)
     elif situation.previous:
-        rollout._flip_back(situation.previous)
+        rollout.flip_back(situation.previous)
     if not old.running:
         tools.instances.start(old.name)
         old = require(tools.instances.find(situation.old_instance), old.name)
     if situation.previous:
-        rollout._wait_serving(old, situation.previous, situation.old_slot)
+        rollout.wait_serving(old, situation.previous, situation.old_slot)
 
 
-def _remove_new(rollout: Rollout) -> None:
+def _remove_new(rollout: RolloutBase) -> None:
     instances, number = rollout.tools.instances, rollout.situation.instance
     instances.remove(instances.name(number))
     instances.forget(number)
 
 
-def release_old(rollout: Rollout) -> None:
+def release_old(rollout: RolloutBase) -> None:
     """The release is stable: the old container finishes its requests, and the gates obey `current` alone again."""
     tools, situation = rollout.tools, rollout.situation
     if not situation.replaces or not involved(situation):
@@ -277,7 +278,7 @@ def release_old(rollout: Rollout) -> None:
                 detail.update(finished=proxy_of(tools).drain(situation.old_proxy, situation.patience))
             elif old.reload == "swap" and situation.old_slot:
                 tools.instances.no_longer_beside(situation.old_instance)
-                detail.update(finished=rollout._slots(old).wait_drained(situation.old_slot))
+                detail.update(finished=rollout.slot_reload(old).wait_drained(situation.old_slot))
     tools.instances.no_longer_beside(situation.instance)
 
 

@@ -56,7 +56,9 @@ _MOST_REFS = 50
 class Receiver:
     """Takes the parts of ``receive``. ``alone`` is a lock for the time in which the mirror is changed."""
 
-    def __init__(self, paths: ServicePaths, mirror: Mirror, alone: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self, paths: ServicePaths, mirror: Mirror, alone: Callable[[], AbstractContextManager[object]]
+    ) -> None:
         self._paths = paths
         self._mirror = mirror
         self._alone = alone
@@ -87,9 +89,11 @@ class Receiver:
         return self._file
 
     def _ask(self, commit: str) -> dict[str, Any]:
-        if self._mirror.has_commit(commit):
+        named = _named(self._paths)
+        there = self._mirror.have_commits([commit, *named])
+        if commit in there:
             return {"has": True, "commits": []}
-        self._haves = known_commits(self._paths, self._mirror)
+        self._haves = _known_commits(self._mirror, [one for one in named if one in there])
         return {"has": False, "commits": self._haves}
 
     def _begin(self, commit: str, size: int) -> dict[str, Any]:
@@ -124,19 +128,22 @@ class Receiver:
         return {"has": True}
 
 
-def known_commits(paths: ServicePaths, mirror: Mirror) -> list[str]:
-    """Commits that are here with all that belongs to them: what a pack may build upon. What serves comes first."""
-    if not (mirror.folder / "HEAD").exists():
-        return []
+def _named(paths: ServicePaths) -> list[str]:
+    """The commits that this service has a use for. What serves comes first."""
     state = load_state(paths)
     named = [releases.current_commit(paths), state.stable, state.previous]
     named += [one.commit for one in releases.load_all(paths)]
-    sort = ("--sort=-committerdate", f"--count={MOST_HAVES}", "--format=%(objectname)")
-    tips = mirror.read("for-each-ref", *sort, "refs/lightship/").out.split()
-    wanted = list(dict.fromkeys(one for one in (*named, *tips) if one))
-    asked = mirror.read("cat-file", "--batch-check=%(objectname) %(objecttype)", input="\n".join(wanted).encode())
-    there = {line.split()[0] for line in asked.out.splitlines() if line.endswith(" commit")}
-    return [one for one in wanted if one in there][:MOST_HAVES]
+    return list(dict.fromkeys(one for one in named if one))
+
+
+def _known_commits(mirror: Mirror, named: Sequence[str]) -> list[str]:
+    """What a pack may build upon: commits that are here with all that belongs to them, those that are named first."""
+    if not (mirror.folder / "HEAD").exists():
+        return []
+    sort = ("--sort=-committerdate", f"--count={MOST_HAVES}", "--format=%(objectname) %(objecttype)")
+    refs = mirror.read("for-each-ref", *sort, "refs/lightship/").out.splitlines()
+    tips = [line.split()[0] for line in refs if line.endswith(" commit")]
+    return list(dict.fromkeys((*named, *tips)))[:MOST_HAVES]
 
 
 def store(mirror: Mirror, commit: str, pack: int, haves: Sequence[str]) -> None:
@@ -155,6 +162,7 @@ def store(mirror: Mirror, commit: str, pack: int, haves: Sequence[str]) -> None:
         system.remove_tree(mirror.folder / INCOMING)
     fail_point("receive.ref")
     _name(mirror, commit)
+    mirror.brought(commit)
 
 
 def _prove(mirror: Mirror, commit: str, pack: int, haves: Sequence[str]) -> None:

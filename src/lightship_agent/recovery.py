@@ -1,6 +1,6 @@
 """What a rollout that was cut off left: finished or undone by the next conversation, before it begins anything.
 
-All that is needed stands in the journal (``rollout.Situation``). After it the service's pointers name what serves.
+All that is needed stands in the journal (``situation.Situation``). After it the service's pointers name what serves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from lightship_agent.errors import AgentFailure, Degraded, contained
 from lightship_agent.failpoints import fail_point, register
 from lightship_agent.journal import Pending
 from lightship_agent.records import replace
-from lightship_agent.rollout import Rollout, Situation, Tools
+from lightship_agent.rollout import Rollout
+from lightship_agent.situation import Situation, Tools
 from lightship_agent.state import load_state, save_state
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ def _finish_activation(rollout: Rollout) -> None:
         if handover.involved(situation):
             handover.switch(rollout)
         else:
-            rollout._switch_containers()
+            rollout.switch_containers()
         return
-    container = rollout._container()
+    container = rollout.container()
     if not container.running:
         tools.instances.start(container.name)
-    if situation.touches and not rollout._touch(container).touched(rollout.touch_mark):
+    if situation.touches and not rollout.touch_reload(container).touched(rollout.touch_mark):
         rollout.touch(container)

@@ -38,7 +38,7 @@ from pathlib import Path
 from lightship_agent import TYPE_CHECKING, failpoints, system
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.failpoints import fail_point
-from lightship_agent.git import Mirror, ModeChange
+from lightship_agent.git import Mirror, ModeChange, Objects
 from lightship_agent.names import printable, valid_commit, valid_path
 from lightship_agent.paths import CONTAINER_SHARED, ServicePaths
 from lightship_agent.records import asdict, dataclass, field, fields, replace
@@ -459,33 +459,40 @@ def _move(
     source = load(paths, old)
     if source is None or source.shared != release.shared:
         raise _Unfit(f"{old} has other shared paths" if source else f"{old} is not there")
+    changes = _changes(mirror, old, release)
+    with mirror.objects() as objects:
+        tracked = _tracked_caches(mirror, objects, release.commit, changes)
+        guard()
+        fail_point("release.forget")
+        _forget(paths, old)
+        fail_point("release.take")
+        making = paths.making(release.commit)
+        os.rename(paths.release(old), making)
+        # Later than all files that are in the tree, even if the clock was set back.
+        clock = max(int(time.time()), source.clock + 1)
+        fail_point("release.write")
+        try:
+            _Forward(making, tracked, clock).apply(objects, changes)
+        except (OSError, AgentFailure) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Refused("disk-full", f"no space is left for the release: {error.strerror}") from error
+            if isinstance(error, AgentFailure) and error.code == "fail-point":
+                raise
+            raise _Unfit(f"the tree of {old} is not as it was made: {error}") from error
+    return replace(release, clock=clock), len(changes)
+
+
+def _changes(mirror: Mirror, old: str, release: Release) -> list[ModeChange]:
+    """What differs outside of the shared paths."""
     try:
-        changes = mirror.differences(old, release.commit)
+        differences = mirror.differences(old, release.commit)
     except Refused as error:
         raise _Unfit(f"git cannot compare with {old}: {error.message}") from error
-    changes = _without_shared(changes, release.shared)
+    changes = _without_shared(differences, release.shared)
     for change in changes:
         _refuse_submodule(change.new_mode, change.path)
         _check(change)
-    tracked = _tracked_caches(mirror, release.commit, changes)
-    guard()
-    fail_point("release.forget")
-    _forget(paths, old)
-    fail_point("release.take")
-    making = paths.making(release.commit)
-    os.rename(paths.release(old), making)
-    # Later than all files that are in the tree, even if the clock was set back.
-    clock = max(int(time.time()), source.clock + 1)
-    fail_point("release.write")
-    try:
-        _Forward(making, tracked, clock).apply(mirror, changes)
-    except (OSError, AgentFailure) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Refused("disk-full", f"no space is left for the release: {error.strerror}") from error
-        if isinstance(error, AgentFailure) and error.code == "fail-point":
-            raise
-        raise _Unfit(f"the tree of {old} is not as it was made: {error}") from error
-    return replace(release, clock=clock), len(changes)
+    return changes
 
 
 def _check(change: ModeChange) -> None:
@@ -508,14 +515,19 @@ def _without_shared(changes: Sequence[ModeChange], shared: Sequence[str]) -> lis
     return found
 
 
-def _tracked_caches(mirror: Mirror, commit: str, changes: Sequence[ModeChange]) -> frozenset[bytes]:
+def _tracked_caches(mirror: Mirror, objects: Objects, commit: str, changes: Sequence[ModeChange]) -> frozenset[bytes]:
     """The byte code that the commit itself holds: it is the commit's, not ours to remove."""
-    caches = {_join(directory, _CACHE) for change in changes for directory in _parents(change.path)}
-    if any(_LINK in (change.old_mode, change.new_mode) for change in changes) or len(caches) > 500:  # noqa: PLR2004
-        found: Iterable[bytes] = mirror.entries(commit)
-    else:
-        # A directory that goes empty takes its parents along, and their caches.
-        found = mirror.entries(commit, *sorted(caches)) if caches else ()
+    # A directory that goes empty takes its parents along, and their caches.
+    directories = sorted({directory for change in changes for directory in _parents(change.path)})
+    try:
+        if any(_LINK in (change.old_mode, change.new_mode) for change in changes) or len(directories) > 500:  # noqa: PLR2004
+            found: Iterable[bytes] = mirror.entries(commit)
+        else:
+            # Hardly any commit holds byte code, and the process that says so is asked for the files' content, too.
+            holding = list(objects.holding(commit, directories, _CACHE))
+            found = mirror.entries(commit, *(_join(one, _CACHE) for one in holding)) if holding else ()
+    except (OSError, AgentFailure) as error:
+        raise _Unfit(f"git cannot say what byte code the commit holds: {error}") from error
     return frozenset(path for path in found if _CACHE in path.split(b"/")[:-1])
 
 
@@ -541,7 +553,7 @@ class _Forward:
         self._written: list[bytes] = []
         self._changed: set[bytes] = set()
 
-    def apply(self, mirror: Mirror, changes: Sequence[ModeChange]) -> None:
+    def apply(self, objects: Objects, changes: Sequence[ModeChange]) -> None:
         """Removals first: a file may make room for a directory, or a directory for a file."""
         for change in changes:
             if change.old_mode:
@@ -550,10 +562,8 @@ class _Forward:
         for directory in sorted(self._touched, key=len, reverse=True):
             self._prune(directory)
         written = [change for change in changes if change.new_mode]
-        if written:
-            with mirror.blobs() as blobs:
-                for change, content in zip(written, blobs.read([change.oid for change in written])):  # noqa: B905 (3.10)
-                    self._write(change, content)
+        for change, content in zip(written, objects.read([change.oid for change in written])):  # noqa: B905 (3.10)
+            self._write(change, content)
         links = any(_LINK in (change.old_mode, change.new_mode) for change in changes)
         if links:
             self._remove_all_byte_code()
@@ -712,8 +722,8 @@ def verify_tree(paths: ServicePaths, mirror: Mirror, commit: str, tree: Path | N
     problems = [f"not in the commit: {path!a}" for path in found.keys() - wanted.keys()]
     problems += [f"missing: {path!a}" for path in wanted.keys() - found.keys()]
     both = sorted(wanted.keys() & found.keys())
-    with mirror.blobs() as blobs:
-        for path, content in zip(both, blobs.read([wanted[path][1] for path in both])):  # noqa: B905 (3.10)
+    with mirror.objects() as objects:
+        for path, content in zip(both, objects.read([wanted[path][1] for path in both])):  # noqa: B905 (3.10)
             if found[path] != (wanted[path][0], b"".join(content)):
                 problems.append(f"differs: {path!a}")
     return problems

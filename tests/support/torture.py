@@ -220,7 +220,7 @@ class Torture:
         self.site.configure(checks=[], migrate=None, source="push" if operation == "pushed" else "pull")
         match operation:
             case "pushed":
-                shutil.rmtree(self.site.folder / "cache" / "lightship" / "mirrors", ignore_errors=True)
+                self._unused_mirror()
                 return deploy, self._code()
             case "rollback":
                 target = self._previous()
@@ -261,6 +261,16 @@ class Torture:
                 self.site.configure(image=self._built)
                 return deploy, self._code()
         return deploy, self._code(sick=operation == "sick", broken=operation == "refused")
+
+    def _unused_mirror(self) -> None:
+        """Have the controller keep nothing but a mirror of another repository, which nobody has used for long."""
+        folder = self.site.folder / "cache" / "lightship" / "mirrors"
+        shutil.rmtree(folder, ignore_errors=True)
+        mirror, lock = folder / f"{'0' * 32}.git", folder / f"{'0' * 32}.lock"
+        mirror.mkdir(mode=0o700, parents=True)
+        (mirror / "HEAD").touch()
+        lock.touch()
+        os.utime(lock, (1, 1))
 
     def _previous(self) -> str | None:
         return load_state(self.paths).previous

@@ -90,6 +90,10 @@ class Pushed:
         for pack in self._packs:
             pack.file.close()
 
+    async def tidy(self) -> None:
+        """After all work: remove from the cache here what no command has used for long."""
+        await self._mirror.tidy()
+
     async def _fetched(self, resolved: Resolved) -> None:
         await self._only_once(("fetch", resolved.commit), lambda: self._mirror.bring(resolved))
 
@@ -168,3 +172,4 @@ async def code_for(context: Context, known: asyncio.Future[Resolved | None] | No
         yield code
     finally:
         await code.close()
+    await code.tidy()

@@ -18,6 +18,7 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import IO
 
 from lightship.cache import cache_directory, must_be_ours
@@ -26,6 +27,7 @@ from lightship.errors import RefusedError
 from lightship.failpoints import fail_point
 from lightship.source.git import Ran, run
 from lightship.source.remote import Resolved, helper_settings, not_read, remote_environment, too_slow
+from lightship.source.unused import DAY, find_unused, is_older, making, remove, remove_unused
 from lightship_agent import gitcommand
 from lightship_agent.records import dataclass
 
@@ -37,6 +39,8 @@ _LOCAL_SECONDS = 120.0
 _LOCK_SECONDS = 1800.0
 _TELL_SECONDS = 1.0
 _OLD_GIT = 129
+#: So long a command waits for what others have left to be removed; the next one goes on with it.
+_TIDY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class SourceMirror:
 
     async def bring(self, wanted: Resolved) -> bool:
         """Have the commit here, with all that belongs to it; whether anything had to be fetched."""
+        await self._use()
         if await self.has(wanted.commit):
             return False
         async with self._locked() as waited:
@@ -83,6 +88,25 @@ class SourceMirror:
             fail_point("source.fetched")
             await self._maintain()
         return True
+
+    async def tidy(self) -> None:
+        """After the work: remove mirrors, of this or any repository, that no command has used for long."""
+        unused = find_unused(self._folder)
+        if not unused:
+            return
+        removing = Thread(target=remove_unused, args=(unused,), daemon=True)
+        removing.start()
+        await asyncio.to_thread(removing.join, _TIDY_SECONDS)
+
+    async def _use(self) -> None:
+        """Say that the mirror is in use, once a day. If somebody is just removing it, wait for that."""
+        try:
+            if not is_older(self._lock.lstat(), DAY):
+                return
+        except OSError:
+            return  # so there is no mirror either, or its lock says what is wrong
+        async with self._locked(shared=True):
+            pass
 
     async def has(self, commit: str) -> bool:
         """Whether the commit is here, and so all that belongs to it."""
@@ -129,15 +153,15 @@ class SourceMirror:
         """Make the mirror if it is not there; its name appears when it is whole."""
         if (self.path / "HEAD").exists():
             return
-        making = self.path.with_name(f".{self.path.name}.making")
-        await asyncio.to_thread(_remove, making)
-        await asyncio.to_thread(_remove, self.path)
-        ran = await run(gitcommand.init_command(making), self._environment(), timeout=_LOCAL_SECONDS)
+        partial = making(self.path)
+        await asyncio.to_thread(remove, partial)
+        await asyncio.to_thread(remove, self.path)
+        ran = await run(gitcommand.init_command(partial), self._environment(), timeout=_LOCAL_SECONDS)
         if ran.status != 0:
             raise self._failed(ran, "making the mirror")
-        making.chmod(0o700)
+        partial.chmod(0o700)
         fail_point("source.create")
-        making.rename(self.path)
+        partial.rename(self.path)
 
     def _clean(self) -> None:
         for path in gitcommand.leftovers(self.path):
@@ -217,7 +241,9 @@ class SourceMirror:
         self._prepare()
         handle = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            yield await self._lock_file(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            waited = await self._lock_file(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            os.utime(handle)  # says when the mirror was used
+            yield waited
         finally:
             os.close(handle)
 
@@ -255,10 +281,3 @@ class SourceMirror:
 
 def _ours(kind: str, name: str) -> str:
     return f"refs/lightship/{kind}/{name}"
-
-
-def _remove(folder: Path) -> None:
-    import shutil  # noqa: PLC0415 - hardly ever
-
-    if folder.exists():
-        shutil.rmtree(folder)

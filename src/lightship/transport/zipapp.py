@@ -62,7 +62,10 @@ class _Importer(zipimport.zipimporter):
         return spec
 
     def create_module(self, spec):
-        return None
+        # With what importlib would work out for each module, the name of its byte code above all.
+        module = type(sys)(spec.name)
+        module.__file__, module.__cached__ = spec.origin, spec.origin + "c"
+        return module
 
     def exec_module(self, module):
         exec(marshal.loads(os.pread(FILE, *CODES[module.__name__])), module.__dict__)

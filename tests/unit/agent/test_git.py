@@ -117,6 +117,27 @@ def test_a_mirror_can_be_asked_before_it_is_made(origin: Origin, mirror: Mirror)
     assert mirror.resolve(str(origin.path), "main") == commit
 
 
+def test_a_commit_is_not_looked_for_twice(origin: Origin, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = origin.commit({"a": "1"})
+    asked: list[str] = []
+    monkeypatch.setattr(mirror, "has_commit", lambda one: asked.append(one) or False)
+    assert mirror.fetch(str(origin.path), "main", commit, look=False) == commit
+    assert asked == []
+    assert mirror.fetch(str(origin.path), "main", commit) == commit
+    assert asked == [commit]
+
+
+def test_of_many_names_those_of_commits_are_told(origin: Origin, mirror: Mirror) -> None:
+    commit = origin.commit({"a": "1"})
+    assert mirror.have_commits([commit]) == set(), "there is no mirror yet"
+    origin.git("tag", "-a", "-m", "one", "v1")
+    mirror.fetch(str(origin.path), "v1")
+    tag, tree, blob = (origin.git("rev-parse", name) for name in ("v1", f"{commit}^{{tree}}", f"{commit}:a"))
+    names = [tree, "1" * 40, tag, blob, commit]
+    assert mirror.have_commits(names) == {tag, commit}
+    assert {one for one in names if mirror.has_commit(one)} == {tag, commit}
+
+
 def test_a_tag_is_taken_where_no_branch_is(origin: Origin, mirror: Mirror) -> None:
     tagged = origin.commit({"a": "1"})
     origin.git("tag", "-a", "v1", "-m", "one")
@@ -376,11 +397,11 @@ def test_many_blobs_come_from_one_process(origin: Origin, mirror: Mirror) -> Non
     commit = origin.commit(dict(contents))
     mirror.fetch(str(origin.path), "main")
     entries = mirror.entries(commit)
-    with mirror.blobs() as blobs:
-        for (path, _), content in zip(entries.items(), blobs.read([e[1] for e in entries.values()]), strict=True):
+    with mirror.objects() as objects:
+        for (path, _), content in zip(entries.items(), objects.read([e[1] for e in entries.values()]), strict=True):
             assert b"".join(content).decode() == contents[path.decode()]
         with pytest.raises(AgentFailure):
-            next(blobs.read(["1" * 40]))
+            next(objects.read(["1" * 40]))
 
 
 @pytest.mark.parametrize("old_git", [False, True])

@@ -14,10 +14,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lightship_agent import release as releases
+from lightship_agent import system
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.git import Mirror
 from lightship_agent.paths import ServicePaths
@@ -180,7 +182,7 @@ def random_tree(chance: random.Random, last: Tree) -> Tree:
 
 
 def random_name(chance: random.Random) -> bytes:
-    parts = [b"a", b"b", b"pkg", b"deep", b"a.py", b"b.py", b"__init__.py", b"odd\n\xfe.py", b".github"]
+    parts = [b"a", b"b", b"pkg", b"deep", b"a.py", b"b.py", b"__init__.py", b"odd\n\xfe.py", b"cr\r", b".github"]
     parts += [b"__pycache__", b"__pycache__/a.cpython-311.pyc"]
     return b"/".join(chance.choice(parts) for _ in range(chance.randint(1, 4)))
 
@@ -284,6 +286,89 @@ def test_a_commits_own_byte_code_is_left_alone(tmp_path: Path) -> None:
     server = Server(tmp_path, [first, second])
     server.make(0)
     assert server.make(1, [0]).tree == "moved"
+
+
+ODD_DIRECTORIES = [
+    b"plain", b"a b", b"x missing", b"o tree 1", b"cr\r", b"nl\nx", b"\xfe\xff", b"d:e", b"^{tree}", b"@{0}",
+]  # fmt: skip
+
+
+def test_directories_that_hold_byte_code_are_found_whatever_they_are_called(tmp_path: Path) -> None:
+    code = b"/__pycache__/a.pyc"
+    tree: Tree = {name + b"/a.py": (FILE, b"") for name in ODD_DIRECTORIES}
+    tree |= {name + b"/holds" + code: (FILE, b"") for name in ODD_DIRECTORIES}
+    tree |= {b"file": (FILE, b" __pycache__\0"), b"named/__pycache__.py": (FILE, b""), b"lib/x": (FILE, b"")}
+    server = Server(tmp_path, [tree])
+    without = [*ODD_DIRECTORIES, b"", b"file", b"named", b"not/there", b"lib/inside"]
+    holding = [name + b"/holds" for name in ODD_DIRECTORIES]
+    with server.mirror.objects() as objects:
+        found = list(objects.holding(server.commits[0], [*without, *holding], b"__pycache__"))
+    unsure = {b"cr\r", b"nl\nx", b"not/there", b"lib/inside"}
+    assert set(found) == {*holding, *unsure}, "and those that git cannot be asked for in a line, or does not know"
+
+
+def test_many_long_questions_are_answered(tmp_path: Path) -> None:
+    names = [b"%03d" % number + b"x" * 200 for number in range(300)]
+    server = Server(tmp_path, [{name + b"/__pycache__/a.pyc": (FILE, b"") for name in names}])
+    with server.mirror.objects() as objects:
+        assert list(objects.holding(server.commits[0], names, b"__pycache__")) == names
+        assert list(objects.holding(server.commits[0], [names[0] + b"/" + b"y" * 100_000, names[0]], b"__pycache__"))
+
+
+def loose(server: Server) -> Path:
+    """Have each object of the mirror in a file of its own; the folder of those."""
+    objects = server.paths.repo / "objects"
+    for pack in sorted((objects / "pack").glob("*.pack")):
+        content = pack.read_bytes()
+        for path in (objects / "pack").glob(f"{pack.stem}.*"):
+            path.unlink()
+        subprocess.run(
+            ["git", f"--git-dir={server.paths.repo}", "unpack-objects", "-q"], input=content, env=ENV, check=True
+        )
+    return objects
+
+
+@pytest.mark.parametrize("path", ["pkg/__pycache__", "pkg"])
+@pytest.mark.parametrize("damage", ["missing", "broken"])
+def test_a_mirror_that_lacks_a_directory_has_no_byte_code_removed(tmp_path: Path, path: str, damage: str) -> None:
+    first: Tree = {b"pkg/a.py": (FILE, b"1"), b"pkg/__pycache__/a.cpython-311.pyc": (FILE, b"tracked")}
+    server = Server(tmp_path, [first, {**first, b"pkg/a.py": (FILE, b"2")}])
+    server.make(0)
+    oid = server.mirror.read("rev-parse", f"{server.commits[1]}:{path}").out.strip()
+    lost = loose(server) / oid[:2] / oid[2:]
+    server.mirror.differences(*server.commits)  # as a deploy has asked for them, before the damage
+    lost.unlink()
+    if damage == "broken":
+        lost.write_bytes(b"")
+    with pytest.raises(AgentFailure):
+        releases.make(server.paths, server.mirror, server.commits[1], guard=lambda: None, recycle=[server.commits[0]])
+    assert (server.tree(0) / "pkg/__pycache__/a.cpython-311.pyc").read_bytes() == b"tracked"
+    assert [one.commit for one in releases.load_all(server.paths)] == [server.commits[0]]
+
+
+def test_a_change_of_a_file_takes_two_processes_of_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first: Tree = {b"a.py": (FILE, b"1"), b"pkg/sub/b.py": (FILE, b"1")}
+    second = {**first, b"pkg/sub/b.py": (FILE, b"2")}
+    third = {**second, b"pkg/__pycache__/c.pyc": (FILE, b"tracked")}
+    server = Server(tmp_path, [first, second, third, {**third, b"pkg/sub/b.py": (FILE, b"4")}])
+    server.make(0)
+    started: list[str] = []
+    start = system._start
+
+    def counted(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        started.extend(word for word in argv if word in ("diff-tree", "ls-tree", "cat-file", "read-tree", "log"))
+        return start(argv, **options)
+
+    monkeypatch.setattr(system, "_start", counted)
+    asked = []
+    for number in (1, 2, 3):
+        recycle = [server.commits[number - 1]]
+        made = releases.make(server.paths, server.mirror, server.commits[number], guard=lambda: None, recycle=recycle)
+        assert made.tree == "moved"
+        asked.append([*started])
+        started.clear()
+    two = ["diff-tree", "cat-file"]
+    assert asked == [two, [*two, "ls-tree"], [*two, "ls-tree"]], "one more where the commit holds byte code"
 
 
 def test_many_changes_and_a_big_file(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from lightship.config.repository import Repository as Address
 from lightship.errors import LightshipError, RefusedError
 from lightship.source import mirror as mirrors
+from lightship.source import unused
 from lightship.source.mirror import SourceMirror
 from lightship.source.remote import Resolved
 from lightship_agent import gitcommand
@@ -164,21 +165,29 @@ def test_two_commands_at_once_fetch_one_after_the_other(
     assert caught.value.code == "source-locked"
 
 
-@pytest.mark.parametrize("point", ["source.create", "source.fetch", "source.fetched"])
-def test_a_killed_command_leaves_nothing_that_blocks_the_next(
-    origin: Repository, mirror: SourceMirror, point: str
-) -> None:
-    commit = origin.commit("first", {"a": "1"})
+def bring_in_a_process(origin: Repository, mirror: SourceMirror, commit: str, killed_at: str) -> int:
+    """The exit status of a process that is killed at a fail point."""
     program = (
         "import asyncio, sys, pathlib\n"
         "from lightship.source.mirror import SourceMirror\nfrom lightship.source.remote import Resolved\n"
         "from lightship.config.repository import Repository\n"
         "mirror = SourceMirror(Repository(sys.argv[1]), folder=pathlib.Path(sys.argv[2]))\n"
-        "asyncio.run(mirror.bring(Resolved('main', sys.argv[3], 'branch')))\n"
+        "async def go():\n"
+        "    await mirror.bring(Resolved('main', sys.argv[3], 'branch'))\n"
+        "    await mirror.tidy()\n"
+        "asyncio.run(go())\n"
     )
     command = [sys.executable, "-c", program, str(origin.remote), str(mirror.path.parent), commit]
-    env = {**os.environ, "LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": f"{point}=kill"}
-    assert subprocess.run(command, env=env, check=False).returncode == -9
+    env = {**os.environ, "LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": f"{killed_at}=kill"}
+    return subprocess.run(command, env=env, check=False).returncode
+
+
+@pytest.mark.parametrize("point", ["source.create", "source.fetch", "source.fetched"])
+def test_a_killed_command_leaves_nothing_that_blocks_the_next(
+    origin: Repository, mirror: SourceMirror, point: str
+) -> None:
+    commit = origin.commit("first", {"a": "1"})
+    assert bring_in_a_process(origin, mirror, commit, point) == -9
     for name in ("objects/pack/tmp_pack_x", "packed-refs.lock", "refs/x.lock"):
         if mirror.path.exists():
             (mirror.path / name).write_bytes(b"x")
@@ -223,6 +232,150 @@ def test_many_packs_are_united(origin: Repository, mirror: SourceMirror, monkeyp
     assert len(list((mirror.path / "objects" / "pack").glob("*.pack"))) <= 4
     for commit in commits:
         assert run(mirror.has(commit))
+
+
+DAY = 86400.0
+UNUSED = 91 * DAY
+
+
+def kept(folder: Path, name: str, unused: float) -> SourceMirror:
+    """A mirror of another repository, last used so many seconds ago."""
+    origin = Repository(folder / name)
+    made = SourceMirror(Address(str(origin.remote)), folder=folder / "cache" / "mirrors")
+    commit = origin.commit("first", {"a": name})
+    run(made.bring(branch(commit)))
+    grow_old(made, unused)
+    return made
+
+
+def lock_of(mirror: SourceMirror) -> Path:
+    return mirror.path.with_suffix(".lock")
+
+
+def grow_old(mirror: SourceMirror, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(lock_of(mirror), (then, then))
+
+
+def unused_for(mirror: SourceMirror) -> float:
+    return time.time() - lock_of(mirror).stat().st_mtime
+
+
+def test_a_mirror_that_nobody_has_used_for_90_days_is_removed(
+    origin: Repository, mirror: SourceMirror, tmp_path: Path
+) -> None:
+    used, unused, held = (
+        kept(tmp_path, name, seconds)
+        for name, seconds in (("used", UNUSED - 2 * DAY), ("unused", UNUSED), ("held", UNUSED))
+    )
+    run(mirror.bring(branch(origin.commit("first", {"a": "1"}))))
+    assert unused.path.exists(), "not before the work is done"
+    with lock_of(held).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        run(mirror.tidy())
+        assert [one.path.exists() for one in (used, unused, held, mirror)] == [True, False, True, True]
+    assert not list(mirror.path.parent.glob(".*"))
+    run(mirror.tidy())
+    assert not held.path.exists(), "nobody holds it any more"
+    commit = git(tmp_path / "unused" / "work", "rev-parse", "HEAD")
+    assert run(unused.bring(branch(commit))), "it is made anew"
+
+
+def test_nothing_is_removed_but_mirrors_of_ours(mirror: SourceMirror, tmp_path: Path) -> None:
+    folder, name = mirror.path.parent, "0123456789abcdef" * 2
+    elsewhere = kept(tmp_path / "elsewhere", "one", UNUSED).path
+    folder.mkdir(parents=True)
+    for number, foreign in enumerate(["theirs.git", f"{name}.git", f"x{name}.git", f"{name[:-1]}G.git"]):
+        (folder / foreign).mkdir()
+        (folder / foreign / ("HEAD" if number != 1 else "notes")).touch()
+    shared = folder / f"{'a' * 32}.git"
+    shared.mkdir()
+    (shared / "HEAD").touch()
+    shared.chmod(0o777)
+    (folder / f"{'b' * 32}.git").symlink_to(elsewhere)
+    (folder / f"{'c' * 32}.git").write_text("a file")
+    plain = kept(tmp_path, "plain", UNUSED)
+    lock_of(plain).rename(folder / "its.lock")
+    lock_of(plain).symlink_to("its.lock")
+    before = sorted(path for path in folder.rglob("*") if path.suffix != ".lock")
+    for path in folder.glob("*.git"):
+        lock = path.with_suffix(".lock")
+        if not lock.is_symlink():
+            lock.touch()
+            os.utime(lock, (1, 1))
+    os.utime(lock_of(plain), (1, 1), follow_symlinks=False)
+    run(mirror.tidy())
+    assert sorted(path for path in folder.rglob("*") if path.suffix != ".lock") == before
+    assert (elsewhere / "HEAD").exists()
+
+
+def test_where_others_can_write_nothing_is_removed(mirror: SourceMirror, tmp_path: Path) -> None:
+    unused = kept(tmp_path, "unused", UNUSED)
+    mirror.path.parent.chmod(0o777)
+    run(mirror.tidy())
+    assert unused.path.exists()
+    mirror.path.parent.chmod(0o700)
+    run(mirror.tidy())
+    assert not unused.path.exists()
+    mirror.path.parent.rename(tmp_path / "away")
+    run(mirror.tidy())
+
+
+def test_to_ask_for_a_commit_that_is_there_is_to_use_it(origin: Repository, mirror: SourceMirror) -> None:
+    commit = origin.commit("first", {"a": "1"})
+    run(mirror.bring(branch(commit)))
+    grow_old(mirror, UNUSED)
+    assert not run(mirror.bring(branch(commit)))
+    assert unused_for(mirror) < 60
+    grow_old(mirror, DAY / 2)
+    with lock_of(mirror).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not run(mirror.bring(branch(commit))), "nobody is waited for to say the same day that it is used"
+    run(mirror.pack(commit, ())).file.close()
+    assert unused_for(mirror) < 60
+
+
+def test_a_mirror_that_is_just_being_removed_is_waited_for(origin: Repository, mirror: SourceMirror) -> None:
+    commit = origin.commit("first", {"a": "1"})
+    run(mirror.bring(branch(commit)))
+    grow_old(mirror, UNUSED)
+
+    async def go() -> None:
+        with lock_of(mirror).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            bringing = asyncio.create_task(mirror.bring(branch(commit)))
+            await asyncio.sleep(0.2)
+            assert not bringing.done()
+            mirror.path.rename(mirror.path.with_name("removed"))
+        assert await bringing, "it is fetched once more"
+
+    run(go())
+    assert run(mirror.has(commit))
+
+
+def test_a_command_that_began_in_time_keeps_its_mirror(
+    origin: Repository, mirror: SourceMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = origin.commit("first", {"a": "1"})
+    run(mirror.bring(branch(commit)))
+    grow_old(mirror, UNUSED)
+    found = unused.find_unused(mirror.path.parent)
+    assert found == [lock_of(mirror)]
+    run(mirror.bring(branch(commit)))
+    unused.remove_unused(found)
+    assert run(mirror.has(commit))
+
+
+def test_a_removal_that_is_killed_leaves_nothing_that_is_taken_for_a_mirror(
+    origin: Repository, mirror: SourceMirror, tmp_path: Path
+) -> None:
+    gone = kept(tmp_path, "unused", UNUSED)
+    commit = origin.commit("first", {"a": "1"})
+    assert bring_in_a_process(origin, mirror, commit, "source.remove") == -9
+    assert not gone.path.exists()
+    assert list(mirror.path.parent.glob(".*.making"))
+    run(mirror.tidy())
+    assert not list(mirror.path.parent.glob(".*.making"))
 
 
 def test_what_is_wrong_is_told_with_what_to_do(
