@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,10 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+# pytest keeps what it makes of the tests' asserts; else each process of each run makes it anew, which is half of the
+# time that gathering the tests takes. PYTHONDONTWRITEBYTECODE, which many build machines set, forbids it.
+sys.dont_write_bytecode = False
 
 # A script that starts this in the background has Ctrl-C ignored for all below it, and commands would ignore it too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
