@@ -12,6 +12,8 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+from support import order
+
 pytest_plugins = ["support.engine", "support.proxy", "support.servers"]
 
 HERE = Path(__file__).resolve().parent
@@ -34,7 +36,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its folder."""
+    """Mark each test by its folder, and begin with what takes longest."""
+    items.sort(key=lambda item: order.place(item.nodeid))
     for item in items:
         kind = item.path.resolve().relative_to(HERE).parts[0]
         if kind not in LIMITS:
@@ -48,8 +51,7 @@ class ByFile(LoadFileScheduling):
     """The tests of a file run in one process, and all that need the servers, which are started once, in one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        return "tests/fleet" if file.startswith("tests/fleet/") else file
+        return order.scope(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile | None:
