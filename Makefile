@@ -28,7 +28,8 @@ lint: setup ## ruff and mypy
 unit: setup ## the tests that need no engine
 	@$(VENV)/pytest $(UNIT) -n 2 --dist worksteal $(ARGS)
 
-test: lint engine ## lint, then every test on the real engine
+test: setup ## lint, then every test on the real engine
+	@$(MAKE) --no-print-directory --jobs 2 lint engine
 	@$(VENV)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 torture: setup engine ## cut deploys off at random places: N=1000 runs, from SEED=1 on

@@ -191,7 +191,7 @@ def surroundings(folder: Path, hosts: Sequence[tuple[str, str]], key: Path, know
 
 def idle_container(engine: Engine) -> str:
     """The container that the recipe sees to: it runs."""
-    from support.servers import server_image  # noqa: PLC0415
+    from support.engine import server_image  # noqa: PLC0415
 
     name = engine.name(IDLE)
     engine.run("--entrypoint", "sleep", server_image(), "infinity", name=name)
@@ -239,9 +239,8 @@ def one_server() -> Iterator[Ground]:
 @contextlib.contextmanager
 def twenty_servers() -> Iterator[Ground]:
     """As many sshds, each with files of its own."""
-    from support.engine import Engine, ensure  # noqa: PLC0415
+    from support.engine import Engine, ensure, server_image  # noqa: PLC0415
     from support.repo import Repository  # noqa: PLC0415
-    from support.servers import server_image  # noqa: PLC0415
     from support.sshd import make_key  # noqa: PLC0415
 
     engine = Engine(prefix=f"t{secrets.token_hex(3)}h", worker=WORKER, base_image=ensure())

@@ -30,7 +30,7 @@ def let_in(engine: Engine, container: str, key: Path) -> list[str]:
 
 def this_machine(engine: Engine, folder: Path, key: Path) -> tuple[str, int, list[str]]:
     """An sshd that sees this machine's processes, network and engine, and the folder; its container, port and keys."""
-    from support.servers import server_image  # noqa: PLC0415 - what is measured imports this module, too
+    from support.engine import server_image  # noqa: PLC0415 - what is measured imports this module, too
 
     name, port = engine.name("sshd"), engine.free_port()
     engine.run(

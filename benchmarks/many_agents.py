@@ -270,9 +270,8 @@ class Ground:
 def machine() -> Iterator[tuple[Setting, Ground]]:
     """The sshd with all the directories; it is gone afterwards."""
     from benchmarks.cost import container_pid  # noqa: PLC0415
-    from support.engine import Engine, ensure  # noqa: PLC0415
+    from support.engine import Engine, ensure, server_image  # noqa: PLC0415
     from support.repo import Repository  # noqa: PLC0415
-    from support.servers import server_image  # noqa: PLC0415
     from support.sshd import make_key  # noqa: PLC0415
 
     engine = Engine(prefix=f"t{secrets.token_hex(3)}h", worker=WORKER, base_image=ensure())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.engine import Engine
-from support.promises import refused, until, works
+from support.promises import refused, settled, until, works
 from support.site import Site
 
 
@@ -62,7 +62,7 @@ def serves(site: Site, commit: str) -> bool:
 
 
 def test_a_worker_that_is_killed_is_replaced_and_nobody_notices(site: Site) -> None:
-    live = works(site)
+    live = settled(site)
     master, workers = uwsgi(site)
     with site.load() as load:
         assert load.wait_count(10)
@@ -77,7 +77,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_notices(site: Site) -> N
 
 
 def test_a_uwsgi_master_that_is_killed_comes_back_while_requests_wait_at_the_held_socket(site: Site) -> None:
-    live = works(site)
+    live = settled(site)
     master, workers = uwsgi(site)
     with site.load() as load:
         assert load.wait_count(20)
@@ -95,7 +95,7 @@ def test_a_uwsgi_master_that_is_killed_comes_back_while_requests_wait_at_the_hel
 
 
 def test_a_slot_that_is_killed_with_all_its_processes_comes_back(site: Site) -> None:
-    live = works(site)
+    live = settled(site)
     master, workers = uwsgi(site)
     with site.load() as load:
         assert load.wait_count(20)
@@ -109,7 +109,7 @@ def test_a_slot_that_is_killed_with_all_its_processes_comes_back(site: Site) -> 
 
 
 def test_a_keeper_that_is_killed_comes_back_and_the_next_deploy_works(site: Site) -> None:
-    works(site)
+    settled(site)
     keeper = next(pid for pid, (_, command) in processes(site).items() if "keeper.py" in command)
     with site.load() as load:
         os.kill(keeper, signal.SIGKILL)
@@ -120,7 +120,7 @@ def test_a_keeper_that_is_killed_comes_back_and_the_next_deploy_works(site: Site
 
 @pytest.mark.parametrize("way", ["supervisord", "keeper and slots too"])
 def test_a_container_whose_first_process_is_killed_heals_by_itself(site: Site, way: str) -> None:
-    live = works(site)
+    live = settled(site)
     first = first_process(site)
     if way != "supervisord":
         for pid in processes(site):
@@ -142,7 +142,7 @@ def test_a_container_whose_first_process_is_killed_heals_by_itself(site: Site, w
 
 
 def test_a_container_that_somebody_stopped_is_told_and_started_by_the_next_deploy(site: Site) -> None:
-    live = works(site)
+    live = settled(site)
     for how in (("kill",), ("stop", "-t", "5")):
         site.engine.docker(*how, site.container())
         until(lambda commit=live: not serves(site, commit))  # type: ignore[misc]
@@ -164,7 +164,7 @@ def works_from_stopped(site: Site) -> str:
 
 
 def test_a_container_killed_while_a_release_boots_refuses_and_heals(site: Site) -> None:
-    live = works(site)
+    live = settled(site)
     first = first_process(site)
     site.change("boots slowly", import_seconds=3)
     running = site.start("deploy", "--json")
@@ -184,7 +184,7 @@ def test_a_container_killed_while_a_release_boots_refuses_and_heals(site: Site) 
 
 
 def test_a_container_killed_in_the_soak_reverts_and_the_old_release_serves(site: Site) -> None:
-    live = works(site)
+    live = settled(site)
     first = first_process(site)
     site.configure(soak=8)
     try:
@@ -205,7 +205,7 @@ def test_a_container_killed_in_the_soak_reverts_and_the_old_release_serves(site:
 
 
 def test_a_container_that_was_removed_is_made_again(site: Site) -> None:
-    live = works(site)
+    live = settled(site)
     site.engine.docker("rm", "--force", site.container())
     assert site.run("status", "--json").status == 5
     said = site.deploy()
@@ -237,7 +237,7 @@ def test_a_port_that_is_taken_when_the_first_container_starts_leaves_nothing_beh
 
 
 def test_a_port_that_is_taken_at_a_container_deploy_brings_the_old_container_back(site: Site) -> None:
-    live = works(site)
+    live = settled(site)
     old = site.container()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -255,7 +255,7 @@ def test_a_port_that_is_taken_at_a_container_deploy_brings_the_old_container_bac
 
 
 def test_an_image_that_is_missing_refuses_before_the_old_container_is_touched(site: Site) -> None:
-    live = works(site)
+    live = settled(site)
     old, first = site.container(), first_process(site)
     built = site.settings.get("image")
     site.configure(image=f"lightship-no-such-image-{os.getpid()}:1")
@@ -277,7 +277,7 @@ def test_an_image_that_is_missing_refuses_before_the_old_container_is_touched(si
 
 
 def test_an_image_that_was_removed_from_the_server_is_built_again(site: Site) -> None:
-    works(site)
+    settled(site)
     image = site.engine.docker("inspect", "--format", "{{.Config.Image}}", site.container())
     site.engine.docker("image", "rm", "--force", image)
     works(site)  # a code deploy needs no image
@@ -288,7 +288,7 @@ def test_an_image_that_was_removed_from_the_server_is_built_again(site: Site) ->
 
 
 def test_an_image_whose_application_cannot_start_never_replaces_the_old_container(site: Site) -> None:
-    live = works(site)
+    live = settled(site)
     old, first = site.container(), first_process(site)
     dockerfile = site.infrastructure()["Dockerfile"]
     for broken in ("RUN false\n", 'CMD ["sleep", "0"]\n'):

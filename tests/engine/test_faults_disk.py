@@ -14,7 +14,7 @@ import pytest
 
 from support.engine import Engine
 from support.packages import find, need
-from support.promises import refused, unchanged, works
+from support.promises import refused, settled, unchanged, works
 from support.site import Said, Site
 
 MIB = 1024 * 1024
@@ -133,7 +133,7 @@ def test_a_disk_that_is_nearly_full_refuses_early_with_the_numbers(site: Site, d
 
 
 def test_a_release_that_would_not_fit_is_refused_before_any_of_it_is_written(site: Site, disk: SmallDisk) -> None:
-    works(site)
+    settled(site)
     with unchanged(site), disk.filled(leave=110 * MIB):
         # Zeros: git keeps them in nearly nothing, so the fetch fits. The tree would not.
         site.repository.commit("large", {f"data/{number}.bin": bytes(30 * MIB) for number in range(3)})
@@ -202,7 +202,7 @@ def test_a_directory_that_may_not_be_changed_is_named_and_what_serves_stays(site
 
 
 def test_current_replaced_by_a_directory_is_told_and_repaired_by_what_the_hint_says(site: Site) -> None:
-    before = works(site)
+    before = settled(site)
     current = site.home / "code/current"
     target = current.readlink()
     site.change("directory")

@@ -20,7 +20,7 @@ from lightship_agent.git import Mirror
 from lightship_agent.gitcommand import MANY_PACKS
 from lightship_agent.paths import ServicePaths
 from support.engine import Engine
-from support.promises import refused, unchanged, works
+from support.promises import refused, settled, unchanged, works
 from support.repo import ENVIRONMENT, Repository, git
 from support.site import Site
 
@@ -177,7 +177,7 @@ def free_lock(site: Site) -> None:
 
 
 def test_a_repository_that_is_gone_is_told_and_a_rollback_needs_none(site: Site) -> None:
-    first = works(site)
+    first = settled(site)
     works(site)
     gone = site.repository.remote.with_name("gone.git")
     site.repository.remote.rename(gone)
@@ -315,7 +315,7 @@ def through(proxy: Proxy, repository: Repository, home: Path) -> Fetched:
 
 
 def test_a_branch_that_was_deleted_is_told_and_what_is_live_stays(site: Site) -> None:
-    works(site)
+    settled(site)
     site.repository.commit("to a branch", push=False)
     git(site.repository.tree, "push", "--quiet", "origin", "HEAD:refs/heads/short-lived")
     git(site.repository.remote, "update-ref", "-d", "refs/heads/short-lived")
@@ -330,7 +330,7 @@ def test_a_branch_that_was_deleted_is_told_and_what_is_live_stays(site: Site) ->
 
 def test_a_push_by_force_in_the_middle_deploys_one_of_the_two_and_then_the_other(site: Site) -> None:
     """The commit that the branch named at first is what is deployed, even when no branch holds it any more."""
-    base = works(site)
+    base = settled(site)
     old = site.change("rewritten")
     running = site.start("deploy", "--json", environment={"LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": ""})
     git(site.repository.tree, "reset", "--quiet", "--hard", base)
@@ -344,7 +344,7 @@ def test_a_push_by_force_in_the_middle_deploys_one_of_the_two_and_then_the_other
 
 
 def test_a_history_that_was_rewritten_is_deployed_and_the_plan_says_so(site: Site) -> None:
-    base = works(site)
+    base = settled(site)
     site.change("one")
     site.deploy()
     git(site.repository.tree, "reset", "--quiet", "--hard", base)
@@ -358,7 +358,7 @@ def test_a_history_that_was_rewritten_is_deployed_and_the_plan_says_so(site: Sit
 
 
 def test_a_commit_with_a_submodule_is_refused_with_its_path_and_a_way_out(site: Site) -> None:
-    works(site)
+    settled(site)
     tree, base = site.repository.tree, site.repository.head
     (tree / ".gitmodules").write_text('[submodule "lib"]\n\tpath = vendor/lib\n\turl = ../lib.git\n')
     git(tree, "update-index", "--add", "--cacheinfo", f"160000,{base},vendor/lib")
@@ -391,14 +391,15 @@ def leftovers(site: Site) -> list[str]:
 
 
 def test_the_mirror_does_not_grow_without_end_and_a_kill_while_it_is_packed_costs_nothing(site: Site) -> None:
-    works(site)
+    settled(site)
     mirror = Mirror(ServicePaths.at(str(site.root), site.name))
     packs = site.home / "repo.git" / "objects" / "pack"
     while len(list(packs.glob("*.pack"))) <= MANY_PACKS:
         site.repository.commit("one more", {"count.txt": str(time.monotonic_ns())})
         mirror.fetch(str(site.repository.remote), "main")
     commit = site.change("united")
-    killed = {"LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": "mirror.maintain=kill"}
+    # The controller too, when it asks again: with each agent killed there it would keep trying for a minute.
+    killed = {"LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": "mirror.maintain=kill,ask.hello=kill@2"}
     site.run("deploy", environment=killed)
     assert site.current == commit and len(list(packs.glob("*.pack"))) > MANY_PACKS
     works(site)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from support.engine import Engine
-from support.promises import refused, unchanged, until, works
+from support.promises import refused, settled, unchanged, until, works
 from support.site import Site
 
 
@@ -153,7 +153,7 @@ def test_a_holder_that_stands_still_is_named_and_waited_for_only_as_long_as_aske
 
 
 def test_a_holder_that_stands_still_is_overtaken_on_request_and_refused_when_it_wakes(site: Site) -> None:
-    before = works(site)
+    before = settled(site)
     stuck = site.change("stuck")
     with site.observer() as observer, site.load() as load:
         with held(site) as (holder, agent):
@@ -175,7 +175,7 @@ def test_a_holder_that_stands_still_is_overtaken_on_request_and_refused_when_it_
 
 
 def test_a_deployer_that_works_is_ended_first_and_what_it_began_is_undone(site: Site) -> None:
-    before = works(site)
+    before = settled(site)
     slow = site.change("busy", import_seconds=30)
     holder = site.start("deploy", "--json")
     try:
@@ -199,7 +199,7 @@ def test_a_deployer_that_works_is_ended_first_and_what_it_began_is_undone(site: 
 
 @pytest.mark.parametrize("point", ["order.write", "current.flip", "current.flipped", "commit.state"])
 def test_a_holder_that_stands_still_within_a_step_never_does_the_rest_of_it(site: Site, point: str) -> None:
-    works(site)
+    settled(site)
     site.change("within a step")
     with site.load() as load, held(site, point) as (holder, agent):
         fine = site.change("after it")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.engine import Engine
-from support.promises import refused, state_of, unchanged, until, works
+from support.promises import refused, settled, state_of, unchanged, until, works
 from support.site import APPLICATION, Said, Site
 
 # The self test asks with a user agent of its own: these services are well in it, and ill when they serve.
@@ -32,13 +32,23 @@ def site(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     made = Site(
         engine,
         tmp_path_factory.mktemp("releases"),
-        settings={"boot_timeout": 30, "soak": 1, "patience": 10, "health": {"path": "/health/", "timeout": 2}},
+        settings={"boot_timeout": 30, "soak": 0.1, "patience": 10, "health": {"path": "/health/", "timeout": 2}},
     )
     try:
         made.deploy()
         yield made
     finally:
         made.close()
+
+
+@contextlib.contextmanager
+def soaked(site: Site, seconds: float = 1) -> Iterator[None]:
+    """What is deployed in this block is watched for so long; what is deployed elsewhere, only for a moment."""
+    site.configure(soak=seconds)
+    try:
+        yield
+    finally:
+        site.configure(soak=0.1)
 
 
 def reverted(site: Site, said: Said, code: str, broken: str, before: str) -> None:
@@ -156,9 +166,9 @@ def test_a_check_that_fails_refuses_and_one_that_only_warns_does_not(site: Site)
 
 
 def test_pages_that_fail_only_when_they_are_served_are_taken_back(site: Site) -> None:
-    before = works(site)
+    before = settled(site)
     broken = site.change("pages", fail_pages=True)
-    with site.load() as load:
+    with soaked(site), site.load() as load:
         assert load.wait_count(10)
         said = site.deploy(expect=None)
         assert load.wait_count(20)
@@ -170,7 +180,7 @@ def test_pages_that_fail_only_when_they_are_served_are_taken_back(site: Site) ->
 
 
 def test_a_release_that_fails_only_under_load_is_taken_back(site: Site) -> None:
-    before = works(site)
+    before = settled(site)
     code = """
 global count
 count += 1
@@ -179,7 +189,7 @@ if count > 10 and count % 3 == 0:
 """
     files = with_code(code)
     broken = site.change("load", files={"service/wsgi.py": files["service/wsgi.py"] + "\n\ncount = 0\n"})
-    with site.load() as load:
+    with soaked(site), site.load() as load:
         assert load.wait_count(10)
         said = site.deploy(expect=None)
         assert load.wait_count(20)
@@ -204,7 +214,7 @@ def test_a_failed_release_is_tried_again_when_that_is_asked_for(site: Site) -> N
 
 
 def test_a_health_path_that_is_ill_only_when_served_is_taken_back(site: Site) -> None:
-    before = works(site)
+    before = settled(site)
     for ill in ('status = "500 Internal Server Error"', "time.sleep(8)"):
         broken = site.change("ill", files=with_code(f'if path == "/health/" and {SERVING}:\n    {ill}'))
         with site.load() as load:
@@ -217,7 +227,7 @@ def test_a_health_path_that_is_ill_only_when_served_is_taken_back(site: Site) ->
 
 
 def test_a_body_that_does_not_hold_what_it_should_is_taken_back(site: Site) -> None:
-    before = works(site)
+    before = settled(site)
     site.configure(health={"path": "/health/", "timeout": 2, "body": "fine"})
     try:
         broken = site.change("other")
@@ -229,7 +239,7 @@ def test_a_body_that_does_not_hold_what_it_should_is_taken_back(site: Site) -> N
 
 
 def test_workers_that_keep_dying_are_taken_back(site: Site) -> None:
-    before = works(site)
+    before = settled(site)
     code = f"""
 if {SERVING} and not doomed:
     import os, threading
@@ -238,7 +248,7 @@ if {SERVING} and not doomed:
 """
     text = with_code(code)["service/wsgi.py"] + "\n\ndoomed = []\n"
     broken = site.change("dies", files={"service/wsgi.py": text})
-    with site.load() as load:
+    with soaked(site), site.load() as load:
         assert load.wait_count(10)
         said = site.deploy(expect=None)
         back = time.monotonic()
@@ -270,7 +280,7 @@ def test_a_service_that_takes_20_seconds_to_import_deploys_without_a_stalled_req
 
 
 def test_a_request_in_flight_completes_when_its_slot_quits(site: Site) -> None:
-    old = works(site)
+    old = settled(site)
     answers: list[tuple[int, str, str]] = []
     asking = threading.Thread(target=lambda: answers.append(site.get("/slow?seconds=5", timeout=30)))
     asking.start()
@@ -285,7 +295,7 @@ def test_a_request_in_flight_completes_when_its_slot_quits(site: Site) -> None:
 
 
 def test_a_deploy_waits_for_the_slot_that_a_slow_request_still_holds(site: Site) -> None:
-    old = works(site)
+    old = settled(site)
     answers: list[tuple[int, str, str]] = []
     asking = threading.Thread(target=lambda: answers.append(site.get("/slow?seconds=4", timeout=30)))
     asking.start()
@@ -297,7 +307,7 @@ def test_a_deploy_waits_for_the_slot_that_a_slow_request_still_holds(site: Site)
 
 
 def test_a_request_longer_than_all_patience_stands_in_no_deploy_s_way(site: Site) -> None:
-    works(site)
+    settled(site)
     site.configure(patience=1)
     try:
         works(site)

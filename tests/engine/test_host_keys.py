@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from lightship.transport.zipapp import agent_bytes
-from support.engine import Engine
+from support.engine import Engine, server_image
 
 PORT = 2222
 URL = f"ssh://root@localhost:{PORT}/srv/git/shop.git"
 DOCKERFILE = """
-ARG BASE_IMAGE
-FROM ${BASE_IMAGE}
-RUN apt-get update && apt-get install -y --no-install-recommends openssh-server openssh-client git && mkdir -p /run/sshd
-RUN ssh-keygen -q -t ed25519 -N "" -f /root/.ssh/id_ed25519 \\
+ARG SERVER_IMAGE
+FROM ${SERVER_IMAGE}
+ENTRYPOINT []
+RUN mkdir -p /run/sshd && ssh-keygen -q -A && ssh-keygen -q -t ed25519 -N "" -f /root/.ssh/id_ed25519 \\
     && cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys \\
     && git init -q -b main /tmp/shop && cd /tmp/shop \\
     && git -c user.name=a -c user.email=a@example.org commit -q --allow-empty -m first \\
@@ -37,7 +37,7 @@ class GitHost:
         self.engine = engine
         (folder / "Dockerfile").write_text(DOCKERFILE)
         (folder / "agent.pyz").write_bytes(agent_bytes())
-        image = engine.build(folder, engine.name("githost"))
+        image = engine.build(folder, engine.name("githost"), "--build-arg", f"SERVER_IMAGE={server_image()}")
         self.name = engine.name("githost")
         engine.run("--init", image, "sleep", "infinity", name=self.name)
         self.start()
@@ -47,7 +47,9 @@ class GitHost:
         return self.engine.docker("exec", self.name, "sh", "-ec", script)
 
     def start(self) -> None:
-        self.do(f"/usr/sbin/sshd -p {PORT} -o PidFile=/run/sshd.pid -o UsePAM=no")
+        self.do(
+            f"/usr/sbin/sshd -p {PORT} -o PidFile=/run/sshd.pid -o UsePAM=no -o AuthorizedKeysFile=.ssh/authorized_keys"
+        )
 
     def new_key(self) -> None:
         """The host has another key from now on."""

@@ -1,12 +1,12 @@
 """A deploy may be cut off anywhere: at each of its side effects, and at any time. Nobody has to help afterwards.
 
 ``support.torture`` says what must hold, and does it. Here is a sample; ``make torture N=1000`` does as many as wanted.
+Other ways to reload, and roles, are in test_torture_ways.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import zip_longest
 
 import pytest
@@ -15,12 +15,10 @@ from lightship.failpoints import FAIL_POINTS as CONTROLLERS
 from support.agent_modules import all_fail_points
 from support.engine import Engine
 from support.torture import CONTROLLERS as CONTROLLERS_OWN
-from support.torture import GAP, IN_CONTAINER, OPERATIONS, Draw, Torture, draw
+from support.torture import GAP, IN_CONTAINER, OPERATIONS, ROLES, Draw, Torture, draw
 
 pytestmark = pytest.mark.timeout(900)
 
-# Only where there are roles.
-ROLES = ("roles.move", "roles.moved", "roles.proven", "roles.rest", "roles.rested")
 EARLY = ("mirror.", "runtime.", "env.", "build.", "pull.", "instance.remove", "instance.create", "instance.start")
 # Operations that change nothing: looking needs no lock, and what it asks is asked by a deploy too.
 LOOKS = ("status", "logs", "exec", "traces")
@@ -70,25 +68,19 @@ def named(one: Draw) -> set[str]:
     return {word.partition("=")[0] for word in f"{one.points},{one.second}".split(",") if "=kill" in word}
 
 
-def carry_out(torture: Torture, draws: list[Draw]) -> None:
-    for number, one in enumerate(draws):
-        print(one, "->", torture.run(replace(one, seed=one.seed or number)))
-
-
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_kill_at_any_side_effect_leaves_one_whole_release_and_the_next_deploy_works(
     torture: Torture, operation: str
 ) -> None:
-    carry_out(torture, sample(torture.points, operation))
+    torture.carry_out(sample(torture.points, operation))
     # What is removed is there only when an earlier run has left it to be removed.
     for _ in range(2):
-        carry_out(torture, [one for one in sample(torture.points, operation) if not named(one) <= torture.killed])
+        torture.carry_out([one for one in sample(torture.points, operation) if not named(one) <= torture.killed])
     assert {point for one in sample(torture.points, operation) for point in named(one)} <= torture.killed
 
 
 def test_a_kill_while_another_kill_is_made_good_changes_nothing(torture: Torture) -> None:
-    carry_out(
-        torture,
+    torture.carry_out(
         [
             Draw("code", "rollout.prepared=kill", second="recover.begin=kill*1"),
             Draw("code", "rollout.prepared=kill", second="abort.end=kill*1"),
@@ -108,7 +100,7 @@ def test_one_container_takes_the_place_of_the_other_even_when_agent_and_controll
 ) -> None:
     points = ("instance.stopped", "current.flipped")
     # The controller would ask again what the server runs, and that would help: it is killed when it is about to.
-    carry_out(torture, [Draw("container", f"{point}=kill,ask.hello=kill@2") for point in points])
+    torture.carry_out([Draw("container", f"{point}=kill,ask.hello=kill@2") for point in points])
 
 
 def test_a_side_effect_that_fails_once_or_for_ever_leaves_one_whole_release(torture: Torture) -> None:
@@ -127,54 +119,18 @@ def test_a_side_effect_that_fails_once_or_for_ever_leaves_one_whole_release(tort
     draws += [Draw("container", f"{point}=error*1") for point in ("instance.start", "instance.stopped")]
     # For ever, once the new pointers were written: not even going back works, and the next deploy finds what serves.
     draws += [Draw("container", "state.saved=error@2", second="adopt.begin=kill")]
-    carry_out(torture, draws)
+    torture.carry_out(draws)
 
 
 @pytest.mark.parametrize("victim", IN_CONTAINER)
 def test_what_is_killed_in_the_container_during_a_deploy_comes_up_again(torture: Torture, victim: str) -> None:
     delays = (0.35, 0.5) if victim != "docker kill" else (0.35,)
-    carry_out(torture, [Draw("code", victim=victim, delay=delay) for delay in delays])
+    torture.carry_out([Draw("code", victim=victim, delay=delay) for delay in delays])
 
 
 def test_a_kill_at_any_time_is_as_harmless(torture: Torture) -> None:
     quick = ("code", "rollback", "refused")
-    carry_out(torture, [draw(SEED + number, torture.points, quick) for number in range(12)])
-
-
-def test_where_uwsgi_reloads_itself_a_kill_leaves_one_whole_release_too(
-    engine: Engine, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    torture = Torture.begin(engine, tmp_path_factory.mktemp("touch") / "site", variant="touch")
-    try:
-        points = torture.record(("code",))["code"]
-        own = [point for point in points if point.startswith(("candidate.", "touch.", "current."))]
-        assert {"candidate.start", "candidate.done", "touch.before", "touch.after"} <= set(own)
-        with torture.load():
-            carry_out(torture, [Draw("code", f"{point}=kill") for point in own])
-            carry_out(torture, [Draw("code", "touch.before=kill-child")])
-    finally:
-        torture.site.close()
-
-
-def test_roles_run_the_release_that_is_live_too_wherever_their_restart_is_cut_off(
-    engine: Engine, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    roles = {"worker": {"command": ["sleep", "infinity"], "processes": 2, "settle": 0.3}}
-    torture = Torture.begin(engine, tmp_path_factory.mktemp("roles") / "site", settings={"roles": roles})
-    try:
-        points = torture.record(("code", "container"))
-        own = [point for point in points["code"] if point.startswith("roles.")]
-        moved = [point for point in points["container"] if point.startswith("roles.")]
-        assert set(ROLES) | {"roles.conf"} == {*own, *moved}
-        with torture.load():
-            # The controller too, so that nobody goes on; then a restart that fails, and is taken back.
-            carry_out(torture, [Draw("code", f"{point}=kill,ask.hello=kill@2") for point in own])
-            carry_out(torture, [Draw("code", "roles.moved=error*1"), Draw("rollback", "roles.moved=kill")])
-            resting = [point for point in moved if point.startswith("roles.rest")]
-            carry_out(torture, [Draw("container", f"{point}=kill,ask.hello=kill@2") for point in resting])
-            carry_out(torture, [Draw("container", "roles.moved=error*1")])
-    finally:
-        torture.site.close()
+    torture.carry_out([draw(SEED + number, torture.points, quick) for number in range(12)])
 
 
 def test_the_sample_has_killed_at_every_fail_point_that_there_is(torture: Torture) -> None:

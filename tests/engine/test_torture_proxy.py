@@ -39,24 +39,19 @@ def torture(engine: Engine, proxy_image: str, tmp_path_factory: pytest.TempPathF
             remove(made.site)
 
 
-def carry_out(torture: Torture, draws: list[Draw]) -> None:
-    for number, one in enumerate(draws):
-        print(one, "->", torture.run(Draw(**{**one.__dict__, "seed": number + 1})))
-
-
 def test_a_kill_at_any_step_of_the_handover_is_noticed_by_no_visitor(torture: Torture) -> None:
     points = [point for point in torture.points["full"] if point.startswith(OURS) or point in DELICATE]
     assert {name for name in all_fail_points() if name.startswith(OURS)} - set(points) <= ELSEWHERE
-    carry_out(torture, [Draw("full", f"{point}=kill*1") for point in points])
+    torture.carry_out([Draw("full", f"{point}=kill*1") for point in points])
     assert set(points) <= torture.killed
 
 
 def test_killed_together_with_its_controller_the_agent_leaves_one_container_that_is_led_to(torture: Torture) -> None:
     points = ("handover.proven", "proxy.configured", "proxy.switched", "handover.led", "current.flipped")
-    carry_out(torture, [Draw("full", f"{point}=kill,ask.hello=kill@2") for point in points])
+    torture.carry_out([Draw("full", f"{point}=kill,ask.hello=kill@2") for point in points])
 
 
 def test_a_step_that_fails_leads_back_to_the_old_container(torture: Torture) -> None:
     points = ("proxy.write", "proxy.switch", "proxy.switched", "handover.led", "rollout.activated")
-    carry_out(torture, [Draw("full", f"{point}=error*1") for point in points])
-    carry_out(torture, [Draw("full", "handover.led=error*1,handover.back=kill*1"), Draw("sick")])
+    torture.carry_out([Draw("full", f"{point}=error*1") for point in points])
+    torture.carry_out([Draw("full", "handover.led=error*1,handover.back=kill*1"), Draw("sick")])

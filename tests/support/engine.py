@@ -114,16 +114,24 @@ class Engine:
             self.docker("image", "rm", "--force", *images, check=False)
 
 
+def _said(program: str, *arguments: str) -> str:
+    """What one of the tools says."""
+    command = [sys.executable, str(TOOLS / program), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MissingEngineError(done.stderr.strip())
+    return done.stdout.strip()
+
+
 def ensure() -> str:
     """Have an engine and the base image, by the same programs as `make`; the base image's full name."""
-    said = ""
-    for program in ("engine.py", "base_image.py"):
-        command = [sys.executable, str(TOOLS / program), "ensure"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise MissingEngineError(done.stderr.strip())
-        said = done.stdout.strip()
-    return said
+    _said("engine.py", "ensure")
+    return _said("base_image.py", "ensure")
+
+
+def server_image() -> str:
+    """The image of a machine with sshd, sudo, git and an engine, made once a machine by the program that makes it."""
+    return _said("server_image.py")
 
 
 @pytest.fixture(scope="session")

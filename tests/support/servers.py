@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 
 from lightship.transport.ssh_config import CONFIG_VARIABLE
-from support.engine import TOOLS, Engine, MissingEngineError
+from support.engine import Engine, server_image
 from support.load import Load, LoadReport
 from support.packages import need
 from support.promises import until
@@ -54,15 +53,6 @@ _SERVER_OPTIONS = (
 )
 # Where the others find what the engine of the first server has.
 _SEED = "/seed"
-
-
-def server_image() -> str:
-    """The image that the servers run, by the program that makes it."""
-    command = [sys.executable, str(TOOLS / "server_image.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise MissingEngineError(done.stderr.strip())
-    return done.stdout.strip()
 
 
 @dataclass

@@ -13,20 +13,20 @@ from pathlib import Path
 
 from lightship.model import Server
 from lightship.transport.ssh_config import CONFIG_VARIABLE
-from support.engine import Engine
+from support.engine import Engine, server_image
 from support.packages import need
 
 __all__ = ["INNER_PORT", "Client", "Sshd"]
 
 INNER_PORT = 2222
+# Upon the image of the servers, which is there: to install the same packages once more takes half a minute.
 _DOCKERFILE = """
-ARG BASE_IMAGE
-FROM ${BASE_IMAGE}
-RUN apt-get update && apt-get install -y --no-install-recommends openssh-server sudo git && mkdir -p /run/sshd
-RUN for user in deploy strict asks plain noisy; do \\
+ARG SERVER_IMAGE
+FROM ${SERVER_IMAGE}
+ENTRYPOINT []
+RUN mkdir -p /run/sshd && ssh-keygen -q -A && for user in strict asks plain noisy; do \\
         useradd --create-home --shell /bin/bash "$user" && usermod -p '*' "$user" || exit 1; done \\
-    && echo 'deploy ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/test \\
-    && echo 'noisy ALL=(root) NOPASSWD: ALL' >>/etc/sudoers.d/test \\
+    && echo 'noisy ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/test \\
     && echo 'strict ALL=(root) NOPASSWD: ALL' >>/etc/sudoers.d/test \\
     && echo 'Defaults:strict use_pty' >>/etc/sudoers.d/test \\
     && echo 'asks ALL=(root) ALL' >>/etc/sudoers.d/test \\
@@ -79,7 +79,7 @@ class Sshd:
         need("the client's side of SSH", ssh="openssh-client")
         (folder / "Dockerfile").write_text(dockerfile)
         (folder / "sshd_config").write_text(_CONFIG)
-        image = engine.build(folder, engine.name("sshd"))
+        image = engine.build(folder, engine.name("sshd"), "--build-arg", f"SERVER_IMAGE={server_image()}")
         name = engine.name("sshd")
         engine.run("--init", image, "sleep", "infinity", name=name)
         address = engine.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name)

@@ -32,7 +32,7 @@ import time
 import traceback
 import urllib.error
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ from support.engine import Engine, ensure
 from support.load import Load, LoadReport
 from support.site import Said, Site, version_file
 
-__all__ = ["OPERATIONS", "Draw", "Torture", "Violation", "draw"]
+__all__ = ["OPERATIONS", "ROLES", "Draw", "Torture", "Violation", "draw"]
 
 # The version in two modules and a file that is read for every answer: half a release would show in every response.
 APPLICATION = """
@@ -80,6 +80,8 @@ OPERATIONS = (
 GAP = frozenset({"container", "full", "image", "pulled", "first"})
 BAD = frozenset({"refused", "sick"})
 IN_CONTAINER = ("docker kill", "supervisord", "keeper", "master", "worker")
+#: Points that are only where there are roles.
+ROLES = ("roles.move", "roles.moved", "roles.proven", "roles.rest", "roles.rested")
 #: Points of the controller's own.
 CONTROLLERS = ("ask.", "answered.", "source.")
 #: Points where the agent's work is done by a child of it.
@@ -320,7 +322,12 @@ class Torture:
         mine = [point for point in mine if point != "answered.pull"]
         return [*dict.fromkeys(log.read_text().split()), *mine]
 
-    # --- one run
+    # --- runs
+
+    def carry_out(self, draws: Sequence[Draw]) -> None:
+        """Do them one after the other, and print how each ended."""
+        for number, one in enumerate(draws):
+            print(one, "->", self.run(replace(one, seed=one.seed or number)))
 
     def run(self, one: Draw) -> str:
         """Do it; how it ended, in a few words. Raises ``Violation``."""

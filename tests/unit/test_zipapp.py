@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,23 @@ OLDEST = (3, 9)
 @functools.cache
 def interpreters() -> list[str]:
     """Every Python on PATH that the agent promises to run on, each version once."""
-    found: dict[str, str] = {}
-    for folder in os.environ.get("PATH", "").split(os.pathsep):
-        for path in sorted(Path(folder).glob("python3*")) if folder else []:
-            if not re.fullmatch(r"python3(\.\d+)?", path.name) or not os.access(path, os.X_OK):
-                continue
-            asked = [str(path), "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])"]
-            said = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
-            numbers = tuple(int(part) for part in said.stdout.split()) if said.returncode == 0 else ()
-            if numbers >= OLDEST:
-                found.setdefault(".".join(str(number) for number in numbers), str(path))
+    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    paths = [path for folder in folders for path in sorted(folder.glob("python3*")) if os.access(path, os.X_OK)]
+    paths = [path for path in paths if re.fullmatch(r"python3(\.\d+)?", path.name)]
+    found: dict[tuple[int, ...], str] = {}
+    # Both processes of a run ask while they gather the tests; what pyenv puts in their place takes half a second each.
+    with ThreadPoolExecutor(4) as pool:
+        for path, version in zip(paths, pool.map(version_of, paths), strict=True):
+            if version >= OLDEST:
+                found.setdefault(version, str(path))
     return list(found.values())
+
+
+def version_of(python: Path) -> tuple[int, ...]:
+    """What an interpreter says that it is; nothing if it does not run."""
+    asked = [str(python), "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])"]
+    said = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    return tuple(int(part) for part in said.stdout.split()) if said.returncode == 0 else ()
 
 
 @pytest.fixture(scope="module")
