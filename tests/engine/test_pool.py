@@ -102,7 +102,8 @@ class _Closing:
 
 
 async def none_there(server: Server) -> bool:
-    """Whether a command would have to connect by itself."""
+    """Whether a command would have to connect by itself. A connection that is there is used up by the question, as by
+    each conversation that is broken off."""
     channel = await pool.borrow(server, agent_file(), 60)
     if channel is not None:
         await channel.close(1)
@@ -246,9 +247,17 @@ def test_another_version_of_the_agent_is_not_used_and_takes_the_place(client: Cl
     older = tmp_path / "agent-older.pyz"
     older.write_bytes(agent_file().read_bytes())
     kept(server, agent=older)
+    (found,) = operations.connections().connections
     assert asyncio.run(none_there(server))
     pool.keep([server], agent_file(), 60)
-    until(lambda: not asyncio.run(none_there(server)))
+    until(lambda: any(one.since > found.since for one in operations.connections().connections))
+
+    async def use() -> None:
+        async with borrowed(server) as conversation:
+            await conversation.call("hello", HELLO, timeout=20)
+            await conversation.bye()
+
+    asyncio.run(use())
     assert len(operations.connections().connections) == 1
 
 
