@@ -1,11 +1,12 @@
 # Everything here works on a bare Debian 12 machine: `make demo` and `make test` set up what they need, once.
 PYTHON ?= python3
 VENV := .venv/bin
-UNIT := tests/unit tests/contract
+UNIT := tests/unit
+LOCAL := tests/unit tests/contract tests/local
 export GIT_CONFIG_NOSYSTEM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine demo test torture unit lint format bench soak gapless collection lock clean
+.PHONY: help setup engine demo test torture unit local lint format bench soak gapless collection lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +26,11 @@ lint: setup ## ruff and mypy
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
 
-unit: setup ## the tests that need no engine
+unit: setup ## the tests that need nothing but Python: seconds
 	@$(VENV)/pytest $(UNIT) -n 2 --dist worksteal $(ARGS)
+
+local: setup ## all tests that need no engine, those that start git and other processes too
+	@$(VENV)/pytest $(LOCAL) -n 2 --dist worksteal $(ARGS)
 
 test: setup ## lint, then every test on the real engine
 	@$(MAKE) --no-print-directory --jobs 2 lint engine

@@ -18,7 +18,7 @@ pytest_plugins = ["support.engine", "support.proxy", "support.servers"]
 
 HERE = Path(__file__).resolve().parent
 # Seconds a single test may take before it is ended as hanging.
-LIMITS = {"unit": 60, "contract": 60, "ansible": 300, "engine": 300, "fleet": 600, "browser": 300}
+LIMITS = {"unit": 60, "contract": 60, "local": 60, "ansible": 300, "engine": 300, "fleet": 600, "browser": 300}
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile(

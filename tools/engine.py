@@ -148,7 +148,7 @@ def explain(said: str) -> TroubleError:
         "    apt-get install docker.io iptables\n"
         "    systemctl start docker       or: dockerd --host unix:///var/run/docker.sock\n"
         "    usermod -aG docker USER\n\n"
-        "`make unit` needs no engine."
+        "`make unit` and `make local` need no engine."
     )
 
 

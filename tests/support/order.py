@@ -28,7 +28,7 @@ LONGEST = (
     "tests/engine/test_hundred_commits.py",
 )
 #: What takes seconds: it fills the end.
-_SHORT = ("tests/contract/", "tests/unit/")
+_SHORT = ("tests/contract/", "tests/local/", "tests/unit/")
 
 
 def scope(name: str) -> str:
