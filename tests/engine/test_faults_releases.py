@@ -274,7 +274,9 @@ def test_a_service_that_takes_20_seconds_to_import_deploys_without_a_stalled_req
     report = load.report
     assert said.seconds > 20
     assert not report.failed, report.errors
-    assert report.worst < 1.0
+    # One that had to wait for the import would have waited for most of it. Shorter ones are the machine's, which other
+    # tests keep busy; `make bench` counts those above 0.1 s on one that is quiet.
+    assert report.worst < said.seconds / 4
     assert report.releases[-1] == slow
     works(site)
 
