@@ -68,11 +68,18 @@ class Receiver:
 
 
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    before = set(threading.enumerate())
     for name in ("OTEL_TRACES_EXPORTER", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "TRACEPARENT", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return monkeypatch
+    # Seconds after which an exporter gives up that nobody waits for any more.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
+    yield monkeypatch
+    # It draws random numbers between its attempts, which the tests after this one count on having to themselves.
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+        assert not thread.is_alive(), thread
 
 
 def values(attributes: Any) -> dict[str, Any]:
