@@ -26,8 +26,8 @@ lint: setup ## ruff and mypy
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
 
-unit: setup ## the tests that need nothing but Python: seconds
-	@$(VENV)/pytest $(UNIT) -n 2 --dist worksteal $(ARGS)
+unit: setup ## the tests that need nothing but Python, with few examples each
+	@$(VENV)/pytest $(UNIT) -n 2 --dist worksteal --hypothesis-profile few $(ARGS)
 
 local: setup ## all tests that need no engine, those that start git and other processes too
 	@$(VENV)/pytest $(LOCAL) -n 2 --dist worksteal $(ARGS)

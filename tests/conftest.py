@@ -24,6 +24,7 @@ LIMITS = {"unit": 60, "contract": 60, "local": 60, "ansible": 300, "engine": 300
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("any machine"), max_examples=20)
 hypothesis.settings.load_profile("any machine")
 
 # pytest keeps what it makes of the tests' asserts; else each process of each run makes it anew, which is half of the
