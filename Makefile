@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 UNIT := tests/unit
-LOCAL := tests/unit tests/contract tests/local
+LOCAL := $(UNIT) tests/contract tests/local
 export GIT_CONFIG_NOSYSTEM := 1
 
 .DEFAULT_GOAL := help

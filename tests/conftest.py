@@ -14,7 +14,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from support import order
 
-pytest_plugins = ["support.engine", "support.proxy", "support.servers"]
+pytest_plugins = ["support.engine", "support.paths", "support.proxy", "support.servers"]
 
 HERE = Path(__file__).resolve().parent
 # Seconds a single test may take before it is ended as hanging.

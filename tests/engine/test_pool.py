@@ -101,6 +101,17 @@ class _Closing:
         await self.conversation.close(5)
 
 
+def converse(server: Server, hello: dict[str, Any] = HELLO) -> None:
+    """Hold one whole conversation over the kept connection."""
+
+    async def run() -> None:
+        async with borrowed(server) as conversation:
+            await conversation.call("hello", hello, timeout=20)
+            await conversation.bye()
+
+    asyncio.run(run())
+
+
 async def none_there(server: Server) -> bool:
     """Whether a command would have to connect by itself. A connection that is there is used up by the question, as by
     each conversation that is broken off."""
@@ -155,13 +166,7 @@ def test_what_is_not_used_for_its_time_ends_on_both_sides_and_the_pool_with_it(c
 def test_each_use_renews_the_time(client: Client) -> None:
     server = client.server()
     kept(server, seconds=6)
-
-    async def use() -> None:
-        async with borrowed(server) as conversation:  # for 60 s more
-            await conversation.call("hello", HELLO, timeout=20)
-            await conversation.bye()
-
-    asyncio.run(use())
+    converse(server)  # for 60 s more
     time.sleep(7)
     assert len(operations.connections().connections) == 1
 
@@ -178,13 +183,7 @@ def test_a_conversation_that_is_broken_off_is_the_agents_end_and_its_lock_is_fre
     asyncio.run(run())
     until(lambda: sshd.agents() == [])
     kept(server)  # as each command asks for at its end
-
-    async def again() -> None:
-        async with borrowed(server) as conversation:
-            await conversation.call("hello", LOCKED, timeout=20)
-            await conversation.bye()
-
-    asyncio.run(again())
+    converse(server, LOCKED)
 
 
 def test_a_command_that_is_killed_frees_the_lock(client: Client, sshd: Sshd) -> None:
@@ -251,13 +250,7 @@ def test_another_version_of_the_agent_is_not_used_and_takes_the_place(client: Cl
     assert asyncio.run(none_there(server))
     pool.keep([server], agent_file(), 60)
     until(lambda: any(one.since > found.since for one in operations.connections().connections))
-
-    async def use() -> None:
-        async with borrowed(server) as conversation:
-            await conversation.call("hello", HELLO, timeout=20)
-            await conversation.bye()
-
-    asyncio.run(use())
+    converse(server)
     assert len(operations.connections().connections) == 1
 
 

@@ -17,6 +17,8 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "Ada",
     "GIT_COMMITTER_EMAIL": "ada@example.org",
 }
+# All that the git of an agent is given: no home, and nothing of the process that runs the tests.
+ALONE = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **ENVIRONMENT}
 
 
 def git(folder: Path, *arguments: str) -> str:

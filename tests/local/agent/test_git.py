@@ -16,20 +16,9 @@ from lightship_agent import git, gitcommand
 from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.git import Mirror
 from lightship_agent.paths import ServicePaths
+from support.repo import ALONE
 
-pytestmark = pytest.mark.unit
-
-ENV = {
-    "PATH": os.environ["PATH"],
-    "HOME": "/nonexistent",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_AUTHOR_NAME": "Ann",
-    "GIT_AUTHOR_EMAIL": "ann@example.org",
-    "GIT_COMMITTER_NAME": "Ann",
-    "GIT_COMMITTER_EMAIL": "ann@example.org",
-    "GIT_AUTHOR_DATE": "1700000000 +0000",
-}
+ENV = {**ALONE, "GIT_AUTHOR_NAME": "Ann", "GIT_AUTHOR_DATE": "1700000000 +0000"}
 
 
 class Origin:
@@ -62,13 +51,6 @@ class Origin:
 @pytest.fixture
 def origin(tmp_path: Path) -> Origin:
     return Origin(tmp_path / "origin")
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> ServicePaths:
-    found = ServicePaths.at(str(tmp_path), "shop")
-    found.state.mkdir(parents=True)
-    return found
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,9 @@ import pytest
 from lightship_agent.git import Mirror
 from lightship_agent.infra import infra_at, infra_from
 from lightship_agent.paths import ServicePaths
-from support.repo import Repository
-
-pytestmark = pytest.mark.unit
+from support.repo import ALONE, Repository
 
 GLOBS = ["Dockerfile", "requirements*.txt", "deploy/**", "*.lock"]
-ENV = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "GIT_CONFIG_GLOBAL": "/dev/null"}
 
 
 class Server:
@@ -29,7 +25,7 @@ class Server:
         self.repository = Repository(folder)
         self.paths = ServicePaths.at(str(folder / "srv"), "shop")
         self.paths.state.mkdir(parents=True)
-        self.mirror = Mirror(self.paths, base_env=ENV)
+        self.mirror = Mirror(self.paths, base_env=ALONE)
         self.listings = 0
         self.listed = self.mirror.infra_files
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +17,6 @@ from lightship_agent import lock
 from lightship_agent.errors import AgentFailure, Locked, Refused
 from lightship_agent.lock import Holder
 from lightship_agent.paths import ServicePaths
-
-pytestmark = pytest.mark.unit
 
 CHILD = """
 import sys
@@ -39,13 +36,6 @@ try:
 except AgentFailure as error:
     print(error.code, flush=True)
 """
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> ServicePaths:
-    found = ServicePaths.at(str(tmp_path), "shop")
-    found.state.mkdir(parents=True)
-    return found
 
 
 @contextlib.contextmanager

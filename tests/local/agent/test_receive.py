@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import os
 import random
 import subprocess
 import zlib
@@ -23,12 +22,7 @@ from lightship_agent.paths import ServicePaths
 from lightship_agent.receive import Receiver
 from lightship_agent.requests import ReceiveRequest
 from lightship_agent.system import DiskFree
-from support.repo import ENVIRONMENT, Repository, git
-
-pytestmark = pytest.mark.unit
-
-
-ENV = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **ENVIRONMENT}
+from support.repo import ALONE, Repository, git
 
 
 class Origin:
@@ -56,7 +50,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.paths = ServicePaths.at(str(folder), "shop")
         self.paths.state.mkdir(parents=True)
-        self.mirror = Mirror(self.paths, base_env=ENV, timeout=20)
+        self.mirror = Mirror(self.paths, base_env=ALONE, timeout=20)
         self.locked = 0
         self.receiver = Receiver(self.paths, self.mirror, self._alone)
 
@@ -111,7 +105,7 @@ def pack_of(origin: Origin, *wanted: str, haves: tuple[str, ...] = (), objects: 
     words = ["pack-objects", "--stdout", "--quiet", *([] if objects else ["--revs", "--thin", "--delta-base-offset"])]
     done = subprocess.run(
         ["git", "-C", str(origin.path), *words],
-        input="".join(f"{line}\n" for line in lines).encode(), env=ENV, check=True, capture_output=True,
+        input="".join(f"{line}\n" for line in lines).encode(), env=ALONE, check=True, capture_output=True,
     )  # fmt: skip
     return done.stdout
 
@@ -218,7 +212,7 @@ def test_an_old_history_that_fsck_would_refuse_is_taken(origin: Origin, server: 
     text = f"tree {tree}\nauthor A <a@b> 1 +518700\ncommitter A <a@b> 1 +518700\n\nold\n"
     done = subprocess.run(
         ["git", "-C", str(origin.path), "hash-object", "--literally", "-t", "commit", "-w", "--stdin"],
-        input=text.encode(), env=ENV, check=True, capture_output=True,
+        input=text.encode(), env=ALONE, check=True, capture_output=True,
     )  # fmt: skip
     commit = done.stdout.decode().strip()
     assert server.send(commit, pack_of(origin, commit)) == {"has": True}

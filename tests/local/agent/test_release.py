@@ -24,15 +24,7 @@ from lightship_agent.errors import AgentFailure, ProtocolError, Refused
 from lightship_agent.git import Mirror
 from lightship_agent.paths import ServicePaths
 from lightship_agent.release import Release
-
-pytestmark = pytest.mark.unit
-
-ENV = {
-    "PATH": os.environ["PATH"],
-    "HOME": "/nonexistent",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-}
+from support.repo import ALONE
 
 Tree = dict[bytes, tuple[str, bytes]]
 """path -> (mode as git writes it, content)"""
@@ -40,7 +32,7 @@ Tree = dict[bytes, tuple[str, bytes]]
 
 def build(path: Path, trees: Sequence[Tree]) -> list[str]:
     """A bare repository with one commit for each tree, by git's own import: any name and mode git can hold."""
-    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(path)], env=ENV, check=True)
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(path)], env=ALONE, check=True)
     out = bytearray()
     for number, tree in enumerate(trees, 1):
         out += b"commit refs/heads/main\nmark :%d\ncommitter A <a@b> %d +0000\ndata 1\nx\n" % (number, 1_700_000_000)
@@ -54,7 +46,7 @@ def build(path: Path, trees: Sequence[Tree]) -> list[str]:
             else:
                 out += b"M %s inline %s\ndata %d\n%s\n" % (mode.encode(), quoted, len(content), content)
     command = ["git", f"--git-dir={path}", "fast-import", "--quiet", "--export-marks=marks"]
-    subprocess.run(command, input=bytes(out), env=ENV, check=True, cwd=path)
+    subprocess.run(command, input=bytes(out), env=ALONE, check=True, cwd=path)
     marks = dict(line.split() for line in (path / "marks").read_text().splitlines())
     return [marks[f":{number}"] for number in range(1, len(trees) + 1)]
 
@@ -68,7 +60,7 @@ class Server:
         self.paths.state.mkdir()
         self.origin = root / "origin.git"
         self.commits = build(self.origin, trees)
-        self.mirror = Mirror(self.paths, base_env=ENV)
+        self.mirror = Mirror(self.paths, base_env=ALONE)
         self.mirror.fetch(str(self.origin), "main", self.commits[-1])
 
     def make(self, number: int, recycle: Sequence[int] = (), **words: object) -> releases.Made:
@@ -255,7 +247,7 @@ def test_python_itself_never_loads_stale_code_through_links(tmp_path: Path) -> N
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=server.tree(number),
-            env={"PATH": ENV["PATH"]},
+            env={"PATH": ALONE["PATH"]},
             check=True,
             capture_output=True,
             text=True,
@@ -323,7 +315,7 @@ def loose(server: Server) -> Path:
         for path in (objects / "pack").glob(f"{pack.stem}.*"):
             path.unlink()
         subprocess.run(
-            ["git", f"--git-dir={server.paths.repo}", "unpack-objects", "-q"], input=content, env=ENV, check=True
+            ["git", f"--git-dir={server.paths.repo}", "unpack-objects", "-q"], input=content, env=ALONE, check=True
         )
     return objects
 
@@ -559,7 +551,7 @@ def test_a_kill_at_any_point_leaves_whole_releases(tmp_path: Path, point: str) -
         server.make(number, shared=["media"])
     releases.flip(server.paths, server.commits[1], lambda: None)
     fresh = point in ("release.fresh", "release.link")
-    env = {**os.environ, **ENV, "LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": f"{point}=kill"}
+    env = {**os.environ, **ALONE, "LIGHTSHIP_TESTING": "1", "LIGHTSHIP_FAILPOINTS": f"{point}=kill"}
     old, new = server.commits[0], server.commits[2]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(server.paths.root), new, "" if fresh else old, server.commits[1]],

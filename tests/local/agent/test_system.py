@@ -18,8 +18,6 @@ import pytest
 from lightship_agent import failpoints, system
 from lightship_agent.errors import AgentFailure
 
-pytestmark = pytest.mark.unit
-
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", code]

@@ -15,8 +15,6 @@ from lightship_agent.git import Mirror
 from lightship_agent.paths import ServicePaths
 from support.repo import Repository
 
-pytestmark = pytest.mark.unit
-
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Actions:

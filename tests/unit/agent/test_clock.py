@@ -5,11 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pytest
-
 import lightship_agent
-
-pytestmark = pytest.mark.unit
 
 # Where the time of day is asked, and what for.
 RECORDED = {

@@ -10,8 +10,6 @@ from lightship_agent.container import Engine
 from lightship_agent.errors import AgentFailure
 from lightship_agent.system import Completed
 
-pytestmark = pytest.mark.unit
-
 REGISTRY = 'Get "https://registry.example/v2/": dial tcp: lookup registry.example on 192.0.2.1:53: no such host'
 
 

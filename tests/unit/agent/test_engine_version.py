@@ -13,8 +13,6 @@ import pytest
 from lightship_agent.container import Engine
 from lightship_agent.system import Completed
 
-pytestmark = pytest.mark.unit
-
 PING = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nServer: Docker/20.10.24+dfsg1 (linux)\r\n\r\nOK"
 VERSION = 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{"Version": "4.3.1", "Arch": "amd64"}'
 GONE = "HTTP/1.1 404 Not Found\r\nServer: Docker/20.10.24 (linux)\r\n\r\n"

@@ -5,23 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from lightship_agent.journal import HISTORY_LIMIT, LARGEST_TRACE, TRACES_LIMIT, Journal
 from lightship_agent.paths import ServicePaths
 
-pytestmark = pytest.mark.unit
-
 A, B = "a" * 40, "b" * 40
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> ServicePaths:
-    found = ServicePaths.at(str(tmp_path), "shop")
-    found.state.mkdir(parents=True)
-    return found
 
 
 def begin(journal: Journal, rollout: str = "r1") -> None:

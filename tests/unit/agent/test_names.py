@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from lightship_agent import names
 from lightship_agent.errors import ProtocolError
 
-pytestmark = pytest.mark.unit
-
 HOSTILE = [
     "--upload-pack=touch /tmp/p;git-upload-pack",
     "--exec=touch /tmp/p",

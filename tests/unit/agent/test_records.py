@@ -10,7 +10,6 @@ import pytest
 
 from lightship_agent import records
 
-pytestmark = pytest.mark.unit
 BOTH = pytest.mark.parametrize("module", [records, dataclasses], ids=["ours", "theirs"])
 
 
